@@ -1,0 +1,53 @@
+"""What can go wrong at the model server, each with a sentence that may be shown to the person who asked.
+
+ModelServerError
+|-- PictureError          a picture (or a link to one) cannot be used; names it and the reason
+|-- RequestRefused        nothing was started
+|   |-- QueueFull
+|   |-- PromptTooLong
+|   `-- ShuttingDown
+|-- ModelLoadError        the model cannot be loaded; for the person who runs the program
+`-- EngineFailed          the engine broke while the request waited or ran
+"""
+
+from __future__ import annotations
+
+
+class ModelServerError(Exception):
+    """The message is one or two plain sentences without secrets, paths or traceback."""
+
+
+class PictureError(ModelServerError):
+    """A picture that cannot be used: `name` as its owner knows it, `reason` as the rest of a sentence."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"I could not use {name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class RequestRefused(ModelServerError):
+    """The request was refused before it reached the engine."""
+
+
+class QueueFull(RequestRefused):
+    pass
+
+
+class PromptTooLong(RequestRefused):
+    def __init__(self, num_tokens: int, max_tokens: int) -> None:
+        super().__init__(f"This is too long for me: {num_tokens} tokens, and I can take {max_tokens}. Please ask in fewer words.")
+        self.num_tokens = num_tokens
+        self.max_tokens = max_tokens
+
+
+class ShuttingDown(RequestRefused):
+    pass
+
+
+class ModelLoadError(ModelServerError):
+    pass
+
+
+class EngineFailed(ModelServerError):
+    pass
