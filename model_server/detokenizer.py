@@ -1,0 +1,54 @@
+"""From token ids to text, piece by piece.
+
+Invariant: the pieces, joined, are exactly `decode(all ids)`. A piece is held back while its last character is not finished: while a
+run of byte tokens goes on (one invalid byte changes how the whole run is decoded), or while the text ends in U+FFFD.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_REPLACEMENT = "\ufffd"
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+    """The text of an answer: without special tokens such as `</s>`, spaces as the model wrote them."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
+
+
+class Detokenizer:
+    """One answer's text. `add` gives what became readable, `flush` the rest."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._special_ids = set(tokenizer.all_special_ids)
+        self._context: list[int] = []  # the last id whose text was given out: decoders treat the very first token differently
+        self._held: list[int] = []
+
+    def add(self, token_id: int) -> str:
+        token = self._tokenizer.convert_ids_to_tokens(token_id) if token_id < len(self._tokenizer) else None
+        if token is None or token_id in self._special_ids:
+            return ""  # decode() leaves these out before it joins bytes
+        self._held.append(token_id)
+        if _BYTE_TOKEN.fullmatch(str(token)):
+            return ""
+        text = self._text_of_held()
+        if text.endswith(_REPLACEMENT):
+            return ""
+        self._context, self._held = [token_id], []
+        return text
+
+    def flush(self) -> str:
+        text = self._text_of_held() if self._held else ""
+        self._context, self._held = self._held[-1:] or self._context, []
+        return text
+
+    def _text_of_held(self) -> str:
+        before = decode(self._tokenizer, self._context) if self._context else ""
+        return decode(self._tokenizer, self._context + self._held)[len(before) :]

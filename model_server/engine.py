@@ -1,0 +1,54 @@
+"""How answers are generated: the `Engine` that the inference loop drives. Free of torch, for an engine may also be far away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from model_server.types import FinishReason, Message, ModelCapabilities, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutput:
+    """News of one request: the text that became readable with these ids, and how it ended if it did."""
+
+    request_id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    num_cached_tokens: int = 0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+OnOutputs = Callable[[list[EngineOutput]], None]
+OnFailure = Callable[[BaseException], None]
+
+
+class Engine(Protocol):
+    """Methods block unless they say otherwise, and may be called from any thread. Callbacks come from the engine's own thread."""
+
+    @property
+    def capabilities(self) -> ModelCapabilities: ...
+
+    @property
+    def cache_capacity(self) -> int:
+        """What the requests that run at the same time may cost together; known once the engine has started."""
+
+    def cache_cost(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
+        """What a request may come to occupy, in the unit of `cache_capacity`. Does not block."""
+
+    def start(self, on_outputs: OnOutputs, on_failure: OnFailure) -> None:
+        """Raises `ModelLoadError`. `on_failure` is called at most once, when the engine broke and will never answer again."""
+
+    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt, pictures included. Fast for a chat whose earlier messages were counted before."""
+
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+        """Begin to answer. `request_id` was never used before."""
+
+    def cancel(self, request_id: str) -> None:
+        """Free the request within one step; nothing more is heard of it. Does not block."""
+
+    def stop(self) -> None:
+        """End at once. Safe to call twice."""

@@ -1,0 +1,253 @@
+"""The one inference loop: a bounded queue in front of the engine.
+
+Whatever cannot be answered is refused at once: a full queue, a prompt that can never fit, a shutdown. The rest waits in order of
+arrival until the engine has a place and enough cache for the whole answer, so that a running answer is never pushed out. When the
+engine breaks, everybody who waits or runs is told at once, and `wait_failed` raises. All methods belong to one event loop's thread;
+whatever blocks runs in other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Never
+
+from model_server.engine import Engine, EngineOutput
+from model_server.errors import EngineFailed, ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
+from model_server.stream import TokenStream
+from model_server.types import ChatRequest, FinishReason, Message, ModelCapabilities, Queued
+
+_log = logging.getLogger(__name__)
+_MAX_CHARACTERS_PER_TOKEN = 24  # longer texts than context * this cannot fit, and are not even tokenized
+_NEWEST_WEIGHT = 0.3  # of the last answer's duration in the running mean behind the estimated wait
+_FAILED = "Something went wrong in the model. Please try again."
+_SHUTTING_DOWN = "I am shutting down right now. Please try again in a moment."
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    engine_id: str  # unlike request_id, never used twice
+    request: ChatRequest
+    stream: TokenStream
+    cost: int
+    started_at: float = 0.0
+    is_in_engine: bool = False
+
+
+class InferenceLoop:
+    """Use: `await start()`, then `submit`, then `await drain(...)` and `await close()`."""
+
+    def __init__(self, engine: Engine, *, max_queue: int = 64, max_running: int = 16) -> None:
+        self._engine = engine
+        self._max_queue = max_queue
+        self._max_running = max_running
+        self._waiting: deque[_Job] = deque()
+        self._running: dict[str, _Job] = {}
+        self._numbers = itertools.count()
+        self._mean_seconds: float | None = None
+        self._is_accepting = False
+        self._is_closed = False
+        self._failure: EngineFailed | None = None
+        self._has_failed = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._adding = ThreadPoolExecutor(1, "threadsight-pictures")
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        return self._engine.capabilities
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    async def start(self) -> None:
+        """Raises `ModelLoadError`."""
+        loop = asyncio.get_running_loop()
+
+        def from_engine(outputs: list[EngineOutput]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._take, outputs)
+
+        def on_failure(error: BaseException) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._fail, error)
+
+        await asyncio.to_thread(self._engine.start, from_engine, on_failure)
+        self._is_accepting = True
+
+    async def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """How many tokens a chat's prompt has, pictures included. The answer needs room in the context, too."""
+        return await asyncio.to_thread(self._engine.num_prompt_tokens, messages)
+
+    def submit(self, request: ChatRequest) -> TokenStream:
+        """Queue a request. Raises `QueueFull`, `PromptTooLong`, `ShuttingDown`, another `RequestRefused`, or `EngineFailed`."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._is_accepting:
+            raise ShuttingDown(_SHUTTING_DOWN)
+        num_tokens, max_new_tokens, cost = self._measure(request)
+        if len(self._waiting) >= self._max_queue:
+            raise QueueFull("I am very busy right now, and my queue is full. Please try again in a little while.")
+        request = replace(request, sampling=replace(request.sampling, max_new_tokens=max_new_tokens))
+        stream = TokenStream(request.request_id, num_tokens, lambda: self._cancel(job))
+        job = _Job(f"{next(self._numbers)}", request, stream, cost)
+        self._waiting.append(job)
+        self._is_idle.clear()
+        self._advance()
+        return stream
+
+    async def drain(self, timeout_seconds: float) -> bool:
+        """Accept nothing more, refuse what waits, and let what runs finish. Returns whether all of it did, in time."""
+        self._is_accepting = False
+        while self._waiting:
+            self._waiting.popleft().stream.fail(ShuttingDown(_SHUTTING_DOWN))
+        self._advance()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._is_idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End now: whatever still waits or runs gets `ShuttingDown`. Safe to call twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._is_accepting = False
+        self._end_all(ShuttingDown(_SHUTTING_DOWN))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._adding.shutdown(wait=False)
+        await asyncio.to_thread(self._engine.stop)
+
+    async def wait_failed(self) -> Never:
+        """Raises `EngineFailed` when the engine has broken; until then it waits."""
+        await self._has_failed.wait()
+        assert self._failure is not None
+        raise self._failure
+
+    def _measure(self, request: ChatRequest) -> tuple[int, int, int]:
+        """Prompt tokens, room for the answer, cache cost; refuses what can never be answered."""
+        capabilities = self.capabilities
+        num_images = sum(len(message.images) for message in request.messages)
+        if num_images > capabilities.max_images_per_chat:
+            raise RequestRefused(f"I can look at {capabilities.max_images_per_chat} picture(s) in a chat, not {num_images}.")
+        max_prompt = capabilities.context_length - 1
+        num_characters = sum(len(message.text) for message in request.messages)
+        if num_characters > capabilities.context_length * _MAX_CHARACTERS_PER_TOKEN:
+            raise PromptTooLong(num_characters // 4, max_prompt)
+        num_tokens = self._engine.num_prompt_tokens(request.messages)
+        if num_tokens > max_prompt:
+            raise PromptTooLong(num_tokens, max_prompt)
+        max_new_tokens = min(request.sampling.max_new_tokens, capabilities.context_length - num_tokens)
+        capacity = self._engine.cache_capacity
+        # An answer may be cut short by a small cache, but not to nothing.
+        while max_new_tokens > 1 and self._engine.cache_cost(num_tokens, max_new_tokens) > capacity:
+            max_new_tokens //= 2
+        cost = self._engine.cache_cost(num_tokens, max_new_tokens)
+        if cost > capacity:
+            raise PromptTooLong(num_tokens, num_tokens * capacity // cost)
+        return num_tokens, max_new_tokens, cost
+
+    def _advance(self) -> None:
+        """Start what can be started, and tell the others where they stand."""
+        while self._waiting and len(self._running) < self._max_running:
+            free = self._engine.cache_capacity - sum(job.cost for job in self._running.values())
+            if self._waiting[0].cost > free:
+                break
+            self._begin(self._waiting.popleft())
+        for position, job in enumerate(self._waiting, 1):
+            job.stream.put_queued(Queued(position, self._estimate(position)))
+        if not self._waiting and not self._running:
+            self._is_idle.set()
+
+    def _estimate(self, position: int) -> float | None:
+        return None if self._mean_seconds is None else self._mean_seconds * position / self._max_running
+
+    def _begin(self, job: _Job) -> None:
+        job.stream.put_queued(None)
+        job.started_at = asyncio.get_running_loop().time()
+        self._running[job.engine_id] = job
+        task = asyncio.create_task(self._add(job))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _add(self, job: _Job) -> None:
+        def add() -> bool:
+            if job.stream.is_ended:
+                return False
+            self._engine.add(job.engine_id, job.request.messages, job.request.sampling)
+            return True
+
+        try:
+            job.is_in_engine = await asyncio.get_running_loop().run_in_executor(self._adding, add)
+        except Exception as error:
+            _log.error("a request could not be started: %s", type(error).__name__)
+            job.stream.fail(error if isinstance(error, ModelServerError) else EngineFailed(_FAILED))
+        if job.stream.is_ended:  # failed, or cancelled meanwhile
+            if job.is_in_engine:
+                self._engine.cancel(job.engine_id)
+            self._leave(job)
+
+    def _take(self, outputs: list[EngineOutput]) -> None:
+        for output in outputs:
+            job = self._running.get(output.request_id)
+            if job is None or job.stream.is_ended:
+                continue
+            if output.error is not None:
+                _log.error("the engine failed one request")
+                job.stream.fail(EngineFailed(_FAILED))
+                self._leave(job)
+                continue
+            job.stream.put_text(output.text, output.token_ids, output.num_cached_tokens)
+            if output.finish_reason is not None:
+                self._learn(asyncio.get_running_loop().time() - job.started_at)
+                job.stream.finish(output.finish_reason)
+                self._leave(job)
+
+    def _learn(self, seconds: float) -> None:
+        mean = self._mean_seconds
+        self._mean_seconds = seconds if mean is None else mean + _NEWEST_WEIGHT * (seconds - mean)
+
+    def _cancel(self, job: _Job) -> None:
+        job.stream.finish(FinishReason.CANCELLED)
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._advance()
+        elif job.is_in_engine:
+            self._engine.cancel(job.engine_id)
+            self._leave(job)
+        # else its pictures are being encoded: _add sees that the stream has ended
+
+    def _leave(self, job: _Job) -> None:
+        if self._running.pop(job.engine_id, None) is not None:
+            self._advance()
+
+    def _fail(self, error: BaseException) -> None:
+        _log.critical("the engine broke: %s: %s", type(error).__name__, error)
+        self._is_accepting = False
+        self._failure = EngineFailed("The model has stopped working. The program has to be started again.")
+        self._end_all(self._failure)
+        self._has_failed.set()
+
+    def _end_all(self, error: ModelServerError) -> None:
+        jobs = [*self._waiting, *self._running.values()]
+        self._waiting.clear()
+        for job in jobs:
+            job.stream.fail(error)
+            if job.is_in_engine:
+                self._engine.cancel(job.engine_id)
+                self._running.pop(job.engine_id, None)
+        if not self._running:
+            self._is_idle.set()

@@ -1,0 +1,101 @@
+"""An answer on its way to one listener.
+
+A listener that falls behind costs a bounded amount of memory: waiting pieces of text are joined, and of the queue's positions only
+the latest is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+
+from model_server.types import Delta, Finished, FinishReason, Queued, StreamEvent, Usage
+
+
+class TokenStream:
+    """An async iterator of `Queued`s, then `Delta`s, then one `Finished`; raises a `ModelServerError` when the answer fails.
+
+    Leaving it as a context manager cancels what still runs. All of it belongs to the event loop's thread.
+    """
+
+    def __init__(self, request_id: str, num_prompt_tokens: int, on_cancel: Callable[[], None]) -> None:
+        self.request_id = request_id
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_cached_tokens = 0
+        self._on_cancel = on_cancel
+        self._text: list[str] = []
+        self._token_ids: list[int] = []
+        self._queued: Queued | None = None
+        self._next_delta = (0, 0)  # what was handed out: pieces of text, ids
+        self._end: Finished | BaseException | None = None
+        self._is_exhausted = False
+        self._news = asyncio.Event()
+
+    @property
+    def is_ended(self) -> bool:
+        return self._end is not None
+
+    def cancel(self) -> None:
+        """Stop writing. The iterator gives what is there, then `Finished` with reason CANCELLED. Does nothing after the end."""
+        if self._end is None:
+            self._on_cancel()
+
+    def __aiter__(self) -> TokenStream:
+        return self
+
+    async def __anext__(self) -> StreamEvent:
+        while True:
+            self._news.clear()
+            if self._next_delta != (len(self._text), len(self._token_ids)):
+                return self._take_delta()
+            if self._queued is not None:
+                queued, self._queued = self._queued, None
+                return queued
+            if self._is_exhausted:
+                raise StopAsyncIteration
+            if self._end is not None:
+                self._is_exhausted = True
+                if isinstance(self._end, BaseException):
+                    raise self._end
+                return self._end
+            await self._news.wait()
+
+    async def __aenter__(self) -> TokenStream:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.cancel()
+
+    def _take_delta(self) -> Delta:
+        num_texts, num_ids = self._next_delta
+        self._next_delta = (len(self._text), len(self._token_ids))
+        self._queued = None
+        return Delta("".join(self._text[num_texts:]), tuple(self._token_ids[num_ids:]))
+
+    # What the inference loop tells it.
+
+    def put_queued(self, queued: Queued | None) -> None:
+        if self._end is None and queued is not None:
+            self._queued = queued
+            self._news.set()
+        elif queued is None:
+            self._queued = None
+
+    def put_text(self, text: str, token_ids: tuple[int, ...], num_cached_tokens: int) -> None:
+        if self._end is None:
+            self._text.append(text)
+            self._token_ids += token_ids
+            self._num_cached_tokens = num_cached_tokens
+            self._news.set()
+
+    def finish(self, reason: FinishReason) -> None:
+        if self._end is None:
+            usage = Usage(self._num_prompt_tokens, self._num_cached_tokens, len(self._token_ids))
+            self._end = Finished(reason, "".join(self._text), tuple(self._token_ids), usage)
+            self._news.set()
+
+    def fail(self, error: BaseException) -> None:
+        if self._end is None:
+            self._end = error
+            self._news.set()
