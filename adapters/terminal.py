@@ -1,0 +1,245 @@
+"""The terminal: a chat about a picture in the place where the program was called.
+
+Rules: what the model, a file name or an error says is printed without control characters, so that it cannot steer the terminal; the
+answer goes to standard output, everything else of a single question to standard error; Ctrl-C stops the answer that is being
+written, and ends the program only at the prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import unicodedata
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.formatted_text import HTML
+from rich.console import Console
+from rich.text import Text
+
+from adapters.base import (
+    Answer,
+    AnswerStatus,
+    AnswerText,
+    Attachment,
+    AttachmentError,
+    Author,
+    ChatHandler,
+    Ended,
+    IncomingMessage,
+    Notice,
+    ThreadKey,
+    Waiting,
+)
+
+HELP = """\
+Type a question and press Enter.
+  /new PATH   look at another picture
+  /again      answer the last question again
+  /help       show this
+  /quit       leave (Ctrl-D does too)
+Ctrl-C stops the answer that is being written."""
+
+ReadLine = Callable[[], Awaitable[str]]
+"""Waits for one line; raises EOFError or KeyboardInterrupt when the person leaves."""
+
+
+class TerminalAdapter:
+    """Talks until the person leaves. `picture` is a path or an http(s) link, and the same goes for `ask_once`."""
+
+    name = "terminal"
+
+    def __init__(self, picture: str, *, console: Console | None = None, read_line: ReadLine | None = None) -> None:
+        self._picture: str | None = picture  # goes out with the next question
+        self._console = console or Console(highlight=False)
+        self._read_line = read_line or (_prompt() if sys.stdin.isatty() else _read_stdin)
+        self._key = _new_key()
+        self._is_in_line = False  # the last thing printed was a piece of an answer
+
+    async def run(self, handler: ChatHandler) -> None:
+        self._say(f"Ask me about {self._picture}. /help shows what else you can type.", "dim")
+        while True:
+            try:
+                line = (await self._read_line()).strip()
+            except (EOFError, KeyboardInterrupt):
+                return
+            command, _, rest = line.partition(" ")
+            match command:
+                case "/quit" | "/exit":
+                    return
+                case "/help":
+                    self._say(HELP)
+                case "/new":
+                    self._look_at(rest.strip().strip("'\""))
+                case "/again":
+                    answer = await handler.regenerate(self._key)
+                    if answer is None:
+                        self._say("There is no question to answer again yet.", "yellow")
+                    else:
+                        await self._show(answer)
+                case _ if command.startswith("/") and command[1:].isalpha():
+                    self._say(f"I do not know {command}. /help shows what you can type.", "yellow")
+                case "" if self._picture is None:
+                    pass
+                case _:
+                    picture, self._picture = self._picture, None
+                    await self._show(await handler.handle(_message(self._key, line, picture)))
+
+    def _look_at(self, picture: str) -> None:
+        problem = picture_problem(picture) if picture else "Which picture? Type /new and its path."
+        if problem is None:
+            self._picture, self._key = picture, _new_key()
+            self._say(f"Now ask me about {picture}.", "dim")
+        else:
+            self._say(problem, "yellow")
+
+    async def _show(self, answer: Answer) -> None:
+        with _on_ctrl_c(answer.stop), self._console.status("Looking …") as status:
+            async for event in answer.events():
+                match event:
+                    case Waiting():
+                        status.update(waiting_sentence(event))
+                    case Notice():
+                        self._say(event.text, "dim")
+                    case AnswerText():
+                        status.stop()
+                        self._console.print(Text(printable(event.text)), end="", soft_wrap=True)
+                        self._is_in_line = True
+                    case Ended():
+                        status.stop()
+                        self._say_end(event)
+
+    def _say_end(self, ended: Ended) -> None:
+        match ended.status:
+            case AnswerStatus.COMPLETE:
+                self._end_line()
+            case AnswerStatus.STOPPED:
+                self._say("(stopped)", "dim")
+            case _:
+                self._say(ended.error or "There is no answer yet.", "yellow")
+
+    def _end_line(self) -> None:
+        if self._is_in_line:
+            self._console.print()
+        self._is_in_line = False
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._end_line()
+        self._console.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+async def ask_once(handler: ChatHandler, picture: str, question: str, out: TextIO, err: TextIO) -> bool:
+    """Print the answer alone on `out`, notices and errors on `err`; returns whether the answer is complete."""
+    answer = await handler.handle(_message(_new_key(), question, picture))
+    ended: Ended | None = None
+    remarks: list[str] = []  # told at the end, so that they do not stand within the answer where both go to one screen
+    has_text = False
+    with _on_ctrl_c(answer.stop):
+        async for event in answer.events():
+            match event:
+                case Notice():
+                    remarks.append(event.text)
+                case AnswerText():
+                    has_text = True
+                    print(printable(event.text), end="", file=out, flush=True)
+                case Ended():
+                    ended = event
+    if has_text:
+        print(file=out, flush=True)
+    is_complete = ended is not None and ended.status is AnswerStatus.COMPLETE
+    if ended is not None and not is_complete:
+        remarks.append(ended.error or ("Stopped." if ended.status is AnswerStatus.STOPPED else "There is no answer yet."))
+    for remark in remarks:
+        print(printable(remark), file=err, flush=True)
+    return is_complete
+
+
+def picture_problem(picture: str) -> str | None:
+    """Why a path cannot be a picture, as a sentence; None when it may be one, or is a link."""
+    if is_link(picture):
+        return None
+    try:
+        path = Path(picture).expanduser()
+        if path.is_dir():
+            return f"{printable(picture)} is a folder, not a picture."
+        return None if path.exists() else f"There is no file {printable(picture)}."
+    except (OSError, ValueError, RuntimeError):
+        return f"{printable(picture)} is not a path that I can read."
+
+
+def is_link(picture: str) -> bool:
+    return picture.lower().startswith(("http://", "https://"))
+
+
+def waiting_sentence(waiting: Waiting) -> str:
+    place = "You are next" if waiting.position == 1 else f"You are number {waiting.position} in the queue"
+    if waiting.estimated_wait_seconds is None:
+        return f"{place} …"
+    return f"{place}, about {max(1, round(waiting.estimated_wait_seconds))} seconds …"
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: no control, direction or unassigned characters but the line break and the tab."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") or c == "\u200d")
+
+
+def _new_key() -> ThreadKey:
+    return ThreadKey("terminal", "local", "terminal", uuid.uuid4().hex)
+
+
+def _message(key: ThreadKey, question: str, picture: str | None) -> IncomingMessage:
+    attachments: tuple[Attachment, ...] = ()
+    if picture is not None and is_link(picture):
+        question = f"{question} {picture}"
+    elif picture is not None:
+        path = Path(picture).expanduser()
+        attachments = (Attachment(path.name, lambda max_bytes: asyncio.to_thread(_read_file, path, max_bytes)),)
+    return IncomingMessage(key, uuid.uuid4().hex, Author("local", "you"), question, attachments)
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise AttachmentError("there is no such file") from None
+    except PermissionError:
+        raise AttachmentError("I may not read it") from None
+    except OSError as error:
+        raise AttachmentError(f"it cannot be read ({error.strerror})") from None
+    if len(data) > max_bytes:
+        raise AttachmentError(f"it is larger than {max_bytes / 1_000_000:.0f} MB")
+    return data
+
+
+def _prompt() -> ReadLine:
+    session: PromptSession[str] = PromptSession(HTML("<ansicyan>› </ansicyan>"))
+    return session.prompt_async
+
+
+async def _read_stdin() -> str:
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    if not line:
+        raise EOFError
+    return line
+
+
+@contextlib.contextmanager
+def _on_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    earlier = signal.getsignal(signal.SIGINT)
+    try:
+        loop.add_signal_handler(signal.SIGINT, stop)
+    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or a platform without them
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, earlier)

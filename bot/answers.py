@@ -1,0 +1,132 @@
+"""An answer on its way, and whoever listens to it.
+
+The writer changes the answer's state and never waits for a listener; every listener walks after the state at its own pace. So a
+hung listener holds up nobody, a late one gets the text so far in one piece, and no more is kept than the answer itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from adapters.base import AnswerEvent, AnswerStatus, AnswerText, Ended, Notice, ThreadKey, Waiting
+
+
+class RunningAnswer:
+    """Implements `adapters.base.Answer`. All methods belong to the event loop's thread."""
+
+    def __init__(self, key: ThreadKey, turn_id: int | None, notices: Iterable[str] = ()) -> None:
+        self._key = key
+        self._turn_id = turn_id
+        self._notices = list(notices)
+        self._text = ""
+        self._waiting: Waiting | None = None
+        self._ended: Ended | None = None
+        self._changed = asyncio.Event()
+        self._on_stop: Callable[[], None] | None = None
+        self._is_stopped = False
+
+    @property
+    def key(self) -> ThreadKey:
+        return self._key
+
+    @property
+    def turn_id(self) -> int | None:
+        return self._turn_id
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(self._notices)
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    @property
+    def ended(self) -> Ended | None:
+        return self._ended
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether somebody asked it to stop before it had ended."""
+        return self._is_stopped
+
+    async def events(self) -> AsyncIterator[AnswerEvent]:
+        num_notices = num_chars = 0
+        waiting: Waiting | None = None
+        while True:
+            changed, ended = self._changed, self._ended  # taken first: what changes from here on sets `changed`
+            while num_notices < len(self._notices):
+                num_notices += 1
+                yield Notice(self._notices[num_notices - 1])
+            if self._waiting != waiting:
+                waiting = self._waiting
+                if waiting is not None and not self._text:
+                    yield waiting
+            if num_chars < len(self._text):
+                piece = self._text[num_chars:]
+                num_chars += len(piece)
+                yield AnswerText(piece)
+            if ended is not None:
+                yield ended
+                return
+            await changed.wait()
+
+    def stop(self) -> None:
+        if self._ended is None and not self._is_stopped:
+            self._is_stopped = True
+            if self._on_stop is not None:
+                self._on_stop()
+
+    async def wait_ended(self) -> None:
+        while self._ended is None:
+            await self._changed.wait()
+
+    # -- for the writer ----------------------------------------------------------------------------------------------------
+
+    def when_stopped(self, call: Callable[[], None]) -> None:
+        """`call` is called when somebody stops the answer; at once if that has happened already."""
+        self._on_stop = call
+        if self._is_stopped:
+            call()
+
+    def wait_at(self, position: int, estimated_wait_seconds: float | None) -> None:
+        self._waiting = Waiting(position, estimated_wait_seconds)
+        self._change()
+
+    def add_notice(self, text: str) -> None:
+        if text not in self._notices:
+            self._notices.append(text)
+            self._change()
+
+    def write(self, text: str) -> None:
+        self._text += text
+        self._change()
+
+    def end(self, status: AnswerStatus, error: str | None = None) -> None:
+        self._ended, self._on_stop = Ended(status, error), None
+        self._change()
+
+    def forget_turn(self) -> None:
+        """What had been stored was taken back."""
+        self._turn_id = None
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def ended_answer(
+    key: ThreadKey,
+    status: AnswerStatus,
+    *,
+    turn_id: int | None = None,
+    text: str = "",
+    notices: Iterable[str] = (),
+    error: str | None = None,
+) -> RunningAnswer:
+    """An answer that is over already: a stored one, or a refusal."""
+    answer = RunningAnswer(key, turn_id, notices)
+    answer.write(text)
+    answer.end(status, error)
+    return answer

@@ -1,0 +1,263 @@
+"""Chats in threads: implements `adapters.base.ChatHandler`.
+
+Rules: one lock per thread, so that messages are accepted in the order in which they came; each answer waits for the one before
+it in its thread, and threads do not wait for each other. A message is written down before it is answered, and answered once.
+With LLaVA-1.5 a chat has one picture (the model was trained so): a new picture starts a new chat in its thread. When a message
+brought pictures and none is usable, the model is not asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from weakref import WeakValueDictionary
+
+from adapters.base import Answer, AnswerStatus, ChatView, IncomingMessage, ThreadKey
+from bot.answers import RunningAnswer, ended_answer
+from bot.model import Model
+from bot.pictures import PictureReader, Pictures, join_names, without_links
+from bot.schema import clean
+from bot.store import Store, StoredTurn
+from bot.writer import NO_PICTURE, AnswerWriter, first_notices, leave_for_restart
+
+log = logging.getLogger(__name__)
+
+DEFAULT_QUESTION = "Describe the picture."
+MAX_QUESTION_CHARS = 20_000
+MAX_UNANSWERED = 8  # questions of one thread that wait for their answers
+MAX_ATTEMPTS = 5  # starts of the program that may try the same turn: it may be what ends them
+_MAX_RESUMED_AT_ONCE = 4
+
+NEW_CHAT = "This is a new picture, so I started a new chat about it: I no longer look at what was said before."
+SHUTTING_DOWN = "I am being restarted. Please ask again in a moment."
+
+
+class Chats:
+    def __init__(self, store: Store, model: Model, pictures: PictureReader, writer: AnswerWriter) -> None:
+        self._store = store
+        self._model = model
+        self._pictures = pictures
+        self._writer = writer
+        self._locks: WeakValueDictionary[ThreadKey, asyncio.Lock] = WeakValueDictionary()
+        self._accepting: dict[tuple[str, str, str], asyncio.Task[RunningAnswer]] = {}
+        self._unanswered: dict[ThreadKey, list[RunningAnswer]] = {}  # in the order of their questions
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resumed_slots = asyncio.Semaphore(_MAX_RESUMED_AT_ONCE)
+        self._is_closing = False
+
+    # -- ChatHandler -------------------------------------------------------------------------------------------------------
+
+    async def handle(self, message: IncomingMessage) -> Answer:
+        message_key = (message.key.platform, message.key.workspace, message.message_id)
+        task = self._accepting.get(message_key)
+        if task is None:
+            task = asyncio.create_task(self._accept_safely(message))
+            self._accepting[message_key] = task
+            task.add_done_callback(lambda _: self._accepting.pop(message_key))
+        return await asyncio.shield(task)  # a listener that leaves takes nothing back
+
+    async def regenerate(self, key: ThreadKey) -> Answer | None:
+        async with self._lock(key):
+            running = self._unanswered.get(key)
+            if running:
+                return running[-1]
+            turns = await self._store.read_turns(key)
+            if not turns:
+                return None
+            turn = turns[-1]
+            if turn.is_refused:
+                return _stored_answer(turn)
+            if self._is_closing:
+                return ended_answer(key, AnswerStatus.FAILED, turn_id=turn.turn_id, error=SHUTTING_DOWN)
+            return self._start(turn)
+
+    def running_answer(self, key: ThreadKey) -> Answer | None:
+        unanswered = self._unanswered.get(key)
+        return unanswered[0] if unanswered else None
+
+    async def list_chats(self, platform: str, workspace: str) -> Sequence[ChatView]:
+        return await self._store.list_chats(platform, workspace)
+
+    async def read_chat(self, key: ThreadKey) -> ChatView | None:
+        return await self._store.read_chat(key)
+
+    async def delete_chat(self, key: ThreadKey) -> bool:
+        async with self._lock(key):
+            unanswered = list(self._unanswered.get(key, ()))
+            for answer in unanswered:
+                answer.stop()
+            for answer in unanswered:
+                await answer.wait_ended()
+            return await self._store.delete_chat(key)
+
+    async def read_image(self, key: ThreadKey, sha256: str) -> tuple[bytes, str] | None:
+        image = await self._store.read_image(key, sha256)
+        return None if image is None else (image.data, image.media_type)
+
+    # -- the program's life ------------------------------------------------------------------------------------------------
+
+    async def resume(self) -> int:
+        """Begin to answer what an earlier run of the program left open; returns how many questions."""
+        turns = await self._store.pending_turns()
+        for turn in turns:
+            if turn.num_attempts >= MAX_ATTEMPTS:
+                error = "I was interrupted several times while I answered this, so I gave up. Please ask again."
+                await self._store.finish_turn(turn.turn_id, AnswerStatus.FAILED, notices=turn.notices, error=error)
+            else:
+                await self._store.count_attempt(turn.turn_id)
+                self._start(turn, is_resumed=True)
+        return len(turns)
+
+    async def purge_forever(self, retention_days: int, interval_seconds: float = 3_600) -> None:
+        """Delete what nobody touched for so many days, now and every hour; until cancelled."""
+        while True:
+            try:
+                num_deleted = await self._store.purge(datetime.now(UTC) - timedelta(days=retention_days))
+                log.info("Deleted %d chats that nobody touched for %d days.", num_deleted, retention_days)
+            except Exception:  # the database may be away for a while; the next round tries again
+                log.exception("Old chats could not be deleted.")
+            await asyncio.sleep(interval_seconds)
+
+    async def close(self, grace_seconds: float, hurry: asyncio.Event | None = None) -> int:
+        """Accept nothing more, let running answers finish for so long (less when `hurry` is set), and leave the others PENDING.
+
+        Returns how many were left.
+        """
+        self._is_closing = True
+        tasks = {*self._tasks, *self._accepting.values()}
+        hurried = asyncio.create_task((hurry or asyncio.Event()).wait())
+        deadline = asyncio.get_running_loop().time() + grace_seconds
+        while tasks and not hurried.done() and (left := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait({*tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            tasks = {*self._tasks, *self._accepting.values()}
+        hurried.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(hurried, *tasks, return_exceptions=True)
+        for answer in [answer for answers in self._unanswered.values() for answer in answers]:
+            answer.end(AnswerStatus.PENDING)  # its task was cancelled before its first step
+        return len(tasks)
+
+    # -- accepting ---------------------------------------------------------------------------------------------------------
+
+    async def _accept_safely(self, message: IncomingMessage) -> RunningAnswer:
+        try:
+            async with self._lock(message.key):
+                return await self._accept(message)
+        except Exception:
+            log.exception("A message could not be accepted.")
+            return _refusal(message.key, "Something went wrong on my side, and your message was not kept. Please send it again.")
+        except asyncio.CancelledError:  # the program ends; the adapter gets an answer all the same
+            return _refusal(message.key, SHUTTING_DOWN)
+
+    async def _accept(self, message: IncomingMessage) -> RunningAnswer:
+        key = message.key
+        if known := await self._store.find_turn(key.platform, key.workspace, message.message_id):
+            return self._known_answer(known)
+        if self._is_closing:
+            return _refusal(key, SHUTTING_DOWN)
+        if len(self._unanswered.get(key, ())) >= MAX_UNANSWERED:
+            return _refusal(key, f"I am still answering your last {MAX_UNANSWERED} questions here. Please wait a little.")
+        if len(message.text) > MAX_QUESTION_CHARS:
+            return _refusal(
+                key, f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characters. Please ask in fewer words."
+            )
+
+        num_in_chat = _num_images_in_chat(await self._store.read_turns(key))
+        max_images = self._model.capabilities.max_images_per_chat
+        candidates = self._pictures.candidates(message.text, message.attachments, has_picture=num_in_chat > 0)
+        pictures = await self._pictures.read(candidates, max_images)
+        question = without_links(clean(message.text), [c.link for c, _ in pictures.used if c.link is not None]).strip()
+        images = [image for _, image in pictures.used]
+        refusal = None
+        if candidates and not images:
+            refusal = " ".join(pictures.failures)
+        elif not candidates and not num_in_chat:
+            refusal = NO_PICTURE
+        starts_new_chat = bool(images) and num_in_chat + len(images) > max_images
+        turn = await self._store.add_turn(
+            key,
+            message.message_id,
+            question or DEFAULT_QUESTION,
+            images=images,
+            is_start=bool(images) and (starts_new_chat or not num_in_chat),
+            notices=() if refusal else _notices(pictures, starts_new_chat=starts_new_chat and num_in_chat > 0),
+            refusal=refusal,
+        )
+        return _stored_answer(turn) if refusal else self._start(turn)
+
+    def _known_answer(self, turn: StoredTurn) -> RunningAnswer:
+        """The answer to a message that was delivered before."""
+        for answer in self._unanswered.get(turn.key, ()):
+            if answer.turn_id == turn.turn_id:
+                return answer
+        if turn.status is AnswerStatus.PENDING and not self._is_closing:
+            return self._start(turn)
+        return _stored_answer(turn)
+
+    # -- answering ---------------------------------------------------------------------------------------------------------
+
+    def _start(self, turn: StoredTurn, *, is_resumed: bool = False) -> RunningAnswer:
+        answer = RunningAnswer(turn.key, turn.turn_id, first_notices(turn))
+        unanswered = self._unanswered.setdefault(turn.key, [])
+        previous = unanswered[-1] if unanswered else None
+        unanswered.append(answer)
+        task = asyncio.create_task(self._answer(turn, answer, previous, is_resumed=is_resumed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return answer
+
+    async def _answer(self, turn: StoredTurn, answer: RunningAnswer, previous: RunningAnswer | None, *, is_resumed: bool) -> None:
+        try:
+            if previous is not None:
+                await previous.wait_ended()
+            if is_resumed:
+                async with self._resumed_slots:
+                    await self._writer.write(turn, answer, is_patient=True)
+            else:
+                await self._writer.write(turn, answer)
+        finally:
+            if answer.ended is None:  # cancelled before the writer had begun
+                leave_for_restart(turn, answer)
+            unanswered = self._unanswered[turn.key]
+            unanswered.remove(answer)
+            if not unanswered:
+                del self._unanswered[turn.key]
+
+    def _lock(self, key: ThreadKey) -> asyncio.Lock:
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()  # lives as long as somebody holds or awaits it
+        return lock
+
+
+def _num_images_in_chat(turns: Sequence[StoredTurn]) -> int:
+    num_images = 0
+    for turn in turns:
+        num_images = len(turn.image_ids) if turn.is_start else num_images + len(turn.image_ids)
+    return num_images
+
+
+def _notices(pictures: Pictures, *, starts_new_chat: bool) -> list[str]:
+    notices = list(pictures.failures)
+    if pictures.unread:
+        used = join_names([candidate.name for candidate, _ in pictures.used])
+        notices.append(
+            f"I look at one picture at a time here: this is about {used}, and I did not look at {join_names(pictures.unread)}."
+        )
+    elif pictures.used and pictures.failures:
+        notices.append(f"This is about {join_names([candidate.name for candidate, _ in pictures.used])}.")
+    if starts_new_chat:
+        notices.append(NEW_CHAT)
+    return notices
+
+
+def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
+    """Nothing was stored."""
+    return ended_answer(key, AnswerStatus.FAILED, error=sentence)
+
+
+def _stored_answer(turn: StoredTurn) -> RunningAnswer:
+    return ended_answer(turn.key, turn.status, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=turn.error)

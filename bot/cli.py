@@ -1,0 +1,116 @@
+"""The command line.
+
+Exit status: 0 for success, 1 for a failure, 2 for a wrong call or wrong settings. What went wrong is said in a sentence on standard
+error; standard output holds answers and the page's address only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from bot.config import Settings, SettingsError, load_settings
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        for problem in error.problems:
+            print(f"threadsight: {problem}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper() if options.command == "run" else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx", "ContinuousBatchingLogger"):  # they talk to their developers
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Nothing is going on before the model is loaded, so Ctrl-C may end the program where it stands; `bot.app` takes over later.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        if options.command == "run":
+            return asyncio.run(_run(settings))
+        return asyncio.run(_chat(settings, options.image, options.question))
+    except KeyboardInterrupt:
+        return 130  # as a shell reports it
+    except BaseExceptionGroup as group:
+        return _fail(_first(group))
+    except Exception as error:
+        return _fail(error)
+
+
+async def _run(settings: Settings) -> int:
+    from bot import app
+
+    for remark in settings.remarks:
+        print(f"threadsight: {remark}", file=sys.stderr)
+    print(f"Loading the model {settings.model} …", file=sys.stderr, flush=True)
+    await app.run(settings, lambda sentence: print(sentence, flush=True))
+    return 0
+
+
+async def _chat(settings: Settings, picture: str, question: str | None) -> int:
+    from adapters.terminal import TerminalAdapter, ask_once, picture_problem, printable
+    from bot import app
+
+    if problem := picture_problem(picture):
+        print(f"threadsight: {problem}", file=sys.stderr)
+        return 2
+    if sys.stderr.isatty():
+        print(f"Loading the model {printable(settings.model)} …", file=sys.stderr, flush=True)
+    async with app.passing_chats(settings) as chats:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tidy up
+        if question is None:
+            await TerminalAdapter(picture).run(chats)
+            return 0
+        return 0 if await ask_once(chats, picture, question, sys.stdout, sys.stderr) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="threadsight", description="Chat about pictures with a LLaVA model on your own machine.")
+    parser.add_argument("--version", action="version", version=f"threadsight {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("run", help="serve every adapter that has a token; with none, the local web page alone")
+    chat = commands.add_parser("chat", help="chat about a picture in the terminal")
+    chat.add_argument("image", metavar="IMAGE", help="a picture's path or http(s) link")
+    chat.add_argument("question", metavar="QUESTION", nargs="?", help="print only the answer to this, and exit")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("threadsight")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(error: BaseException) -> int:
+    """Say why the program ends. An error that is meant for people has its sentence; any other goes to the log."""
+    from adapters.web import WebAddressError
+    from bot.database import StoreError
+    from model_server.errors import ModelServerError
+
+    if isinstance(error, (ModelServerError, StoreError, WebAddressError)):
+        print(f"threadsight: {error}", file=sys.stderr)
+    else:
+        log.error("The program ends because of an error that it does not know.", exc_info=error)
+        print("threadsight: something unexpected went wrong; the details are in the log above.", file=sys.stderr)
+    return 1

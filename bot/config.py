@@ -1,0 +1,197 @@
+"""Settings: read once, from the environment and from `.env`; the only module that reads the environment.
+
+Everything that is wrong is reported together, one plain sentence per variable, and no sentence shows a secret's value. A
+variable with our prefix that this version does not know is not an error, but it is told (`Settings.remarks`), because it may be
+a typing slip.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX = "THREADSIGHT_"
+_ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+    "postgres": "postgresql+asyncpg",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+}
+
+
+class SettingsError(Exception):
+    """`problems` holds one plain sentence per thing that is wrong, each naming its variable."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """Every setting of this version. A field's description is what `.env.example` says about it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", env_file_encoding="utf-8", hide_input_in_errors=True
+    )
+
+    discord_token: SecretStr | None = Field(
+        None,
+        validation_alias="DISCORD_TOKEN",
+        description="The Discord bot's token. This version has no Discord adapter yet and says so.",
+    )
+    slack_bot_token: SecretStr | None = Field(
+        None,
+        validation_alias="SLACK_BOT_TOKEN",
+        description="The Slack bot's token. This version has no Slack adapter yet and says so.",
+    )
+    slack_app_token: SecretStr | None = Field(
+        None, validation_alias="SLACK_APP_TOKEN", description="The Slack app-level token; see above."
+    )
+    model: str = Field("tiny", description="The bundled `tiny`, or a LLaVA checkpoint: a folder or a hub id.")
+    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="Fewer bits per weight: none, 8bit or 4bit.")
+    max_new_tokens: int = Field(512, ge=1, le=100_000, description="The longest answer, in tokens.")
+    temperature: float = Field(0.2, ge=0, le=2, description="How freely words are chosen: 0 always takes the likeliest, 2 is wild.")
+    max_queue: int = Field(
+        64, ge=1, le=10_000, description="How many questions may wait; one more is told at once that the queue is full."
+    )
+    data_dir: Path = Field(Path("data"), description="The folder of everything that is kept.")
+    database_url: SecretStr | None = Field(
+        None, description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; unless set, SQLite in the data folder."
+    )
+    retention_days: int = Field(0, ge=0, le=36_500, description="Chats untouched for so many days are deleted; 0 keeps them.")
+    max_picture_bytes: int = Field(20_000_000, ge=1_000, le=1_000_000_000, description="The largest picture file, in bytes.")
+    web_host: str = Field("127.0.0.1", description="Where the web page listens. Anything but loopback demands a web token.")
+    web_port: int = Field(8080, ge=0, le=65_535, description="The web page's port; 0 takes a free one and prints it.")
+    web_token: SecretStr | None = Field(
+        None, validate_default=True, description="What the web page asks for once before it opens; at least 16 characters."
+    )
+    shutdown_grace_seconds: float = Field(
+        20, ge=0, le=3_600, description="How long running answers may take to finish at shutdown."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error.")
+
+    _remarks: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("log_level", "quantization", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            url = make_url(value.get_secret_value())
+        except ArgumentError:
+            raise ValueError("is not a database URL such as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME") from None
+        if url.drivername not in _ASYNC_DRIVERS:
+            raise ValueError(f"names the database {url.drivername}; this program knows sqlite and postgresql")
+        driver = _ASYNC_DRIVERS[url.drivername]
+        if not url.database or url.database == ":memory:":
+            raise ValueError("must name a file or a database")
+        return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
+
+    @field_validator("web_token")
+    @classmethod
+    def _long_token_off_loopback(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        host = info.data.get("web_host", "127.0.0.1")
+        if value is None and not is_loopback(host):
+            raise ValueError(f"must be set when {PREFIX}WEB_HOST is {host!r}, because others can then reach the page")
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("is too short to keep anybody out: use at least 16 characters")
+        return value
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the person who runs the program: things that were set and have no effect."""
+        return self._remarks
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL with an asyncio driver. It may hold a password: not for logs."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.data_dir / 'threadsight.db'}"
+
+
+def is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def variable_name(field_name: str) -> str:
+    """The environment variable of a field of `Settings`."""
+    alias = Settings.model_fields[field_name].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field_name.upper()
+
+
+def load_settings(env_file: Path | None = Path(".env")) -> Settings:
+    """Read the environment and `env_file` (the environment wins). Raises SettingsError with every problem at once."""
+    try:
+        settings = Settings(_env_file=env_file)  # type: ignore[call-arg]  # an argument of BaseSettings, not a field
+    except ValidationError as error:
+        raise SettingsError([_sentence(dict(problem)) for problem in error.errors(include_url=False)]) from None
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError([f"The file {env_file} cannot be read as UTF-8 text."]) from None
+    settings._remarks = tuple(_remarks(settings, env_file))
+    return settings
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    field_name, kind, context = str(problem["loc"][0]), problem["type"], problem.get("ctx", {})
+    name = variable_name(field_name) if field_name in Settings.model_fields else field_name
+    match kind:
+        case "int_parsing" | "int_from_float":
+            return f"{name} must be a whole number."
+        case "float_parsing":
+            return f"{name} must be a number."
+        case "greater_than_equal":
+            return f"{name} must be at least {context['ge']}."
+        case "less_than_equal":
+            return f"{name} must be at most {context['le']}."
+        case "literal_error":
+            return f"{name} must be one of {context['expected']}."
+        case "value_error":
+            return f"{name} {context['error']}."
+        case _:
+            return f"{name}: {problem['msg']}."
+
+
+def _remarks(settings: Settings, env_file: Path | None) -> list[str]:
+    remarks = []
+    if settings.discord_token is not None:
+        remarks.append("DISCORD_TOKEN is set, but this version has no Discord adapter yet: nothing will appear on Discord.")
+    if settings.slack_bot_token is not None or settings.slack_app_token is not None:
+        remarks.append("A Slack token is set, but this version has no Slack adapter yet: nothing will appear on Slack.")
+    known = {variable_name(field_name) for field_name in Settings.model_fields}
+    given = {*os.environ, *(dotenv_values(env_file) if env_file is not None and env_file.is_file() else ())}
+    for name in sorted(given - known):
+        if name.startswith(PREFIX):
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            remarks.append(f"{name} is not a setting of this version." + (f" Did you mean {close[0]}?" if close else ""))
+    return remarks
+
+
+def render_env_example() -> str:
+    """The content of `.env.example`: every setting with its meaning and its default, all commented out."""
+    lines = ["# Threadsight's settings. Copy this file to .env and take the # off the lines that you change.", ""]
+    for field_name, field in Settings.model_fields.items():
+        default = "" if field.default is None else field.default
+        lines += [f"# {field.description}", f"#{variable_name(field_name)}={default}", ""]
+    return "\n".join(lines[:-1]) + "\n"

@@ -1,0 +1,70 @@
+"""Opening the database: SQLite in WAL mode, or PostgreSQL; at every start its tables are brought up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import alembic.command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+
+class StoreError(Exception):
+    """The database cannot be opened; a sentence for the person who runs the program, without the URL's password."""
+
+
+async def open_database(url: str) -> AsyncEngine:
+    """Connect, and bring the tables up to date. Raises StoreError."""
+    parsed = make_url(url)
+    is_sqlite = parsed.drivername.startswith("sqlite")
+    where = parsed.database if is_sqlite else parsed.render_as_string(hide_password=True)
+    try:
+        if is_sqlite:
+            await asyncio.to_thread(Path(parsed.database or "").parent.mkdir, parents=True, exist_ok=True)
+        engine = create_async_engine(url, pool_pre_ping=not is_sqlite, hide_parameters=True)  # no message text in errors
+    except ModuleNotFoundError:
+        raise StoreError("PostgreSQL needs one more package: pip install 'threadsight[postgres]'.") from None
+    except OSError as error:
+        raise StoreError(f"The folder of the database {where} cannot be made: {error.strerror}.") from None
+    if is_sqlite:
+        event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_migrate)
+    except CommandError:
+        await engine.dispose()
+        raise StoreError(f"The database {where} was made by a newer version of this program; please upgrade.") from None
+    except (SQLAlchemyError, OSError) as error:
+        await engine.dispose()
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StoreError(f"The database {where} cannot be opened: {reason}.") from None
+    return engine
+
+
+def _migrate(connection: Connection) -> None:
+    """Inside the connection's transaction: a start that is killed here leaves the tables as they were."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+
+
+def _set_up_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # Python's sqlite3 would begin transactions late and never around DDL; so it begins none, and `_begin_sqlite` does.
+    # https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "secure_delete=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")

@@ -1,0 +1,293 @@
+"""What is kept, in SQL: SQLite in WAL mode, or PostgreSQL.
+
+Rules: a question is written down (PENDING) before it is answered, and its answer in one transaction when it has ended. A picture is
+stored once and goes with the last turn that shows it. All writers of the process take one lock, so that a picture is never deleted
+while another thread is about to refer to it; another process must not write to the same database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
+from bot.database import open_database
+from bot.schema import ChatRow, ImageRow, TurnImageRow, TurnRow, clean
+from model_server.types import Image
+
+_TITLE_LENGTH = 60
+_MAX_LISTED_CHATS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """One row of `turns` with its place. A refused turn was never put to the model: its `error` says why."""
+
+    turn_id: int
+    key: ThreadKey
+    question: str
+    answer: str
+    token_ids: tuple[int, ...] | None
+    status: AnswerStatus
+    notices: tuple[str, ...]
+    error: str | None
+    is_start: bool
+    is_refused: bool
+    num_attempts: int
+    image_ids: tuple[str, ...]
+    created_at: datetime
+
+    def view(self) -> TurnView:
+        return TurnView(
+            turn_id=self.turn_id,
+            question=self.question,
+            answer=self.answer,
+            status=self.status,
+            notices=self.notices,
+            error=self.error,
+            image_ids=self.image_ids,
+            created_at=self.created_at,
+        )
+
+
+class Store:
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Use `await Store.open(url)`."""
+        self._engine = engine
+        self._write_lock = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, url: str) -> Store:
+        """Connect, and bring the tables up to date. Raises StoreError."""
+        return cls(await open_database(url))
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    # -- turns -------------------------------------------------------------------------------------------------------------
+
+    async def add_turn(
+        self,
+        key: ThreadKey,
+        message_id: str,
+        question: str,
+        *,
+        images: Sequence[Image] = (),
+        is_start: bool = False,
+        notices: Sequence[str] = (),
+        refusal: str | None = None,
+    ) -> StoredTurn:
+        """Write down a question, its pictures, and its chat where that is new; PENDING, or FAILED at once with a `refusal`."""
+        now = datetime.now(UTC)
+        async with self._writing() as session:
+            chat = await session.scalar(select(ChatRow).where(_is_thread(key)))
+            if chat is None:
+                chat = ChatRow(
+                    platform=key.platform,
+                    workspace=key.workspace,
+                    channel=key.channel,
+                    thread=key.thread,
+                    title=shorten(question),
+                    updated_at=now,
+                )
+                session.add(chat)
+            chat.updated_at = now
+            turn = TurnRow(
+                chat=chat,
+                platform=key.platform,
+                workspace=key.workspace,
+                message_id=message_id,
+                is_start=is_start,
+                is_refused=refusal is not None,
+                question=question,
+                answer="",
+                token_ids=None,
+                status=AnswerStatus.PENDING if refusal is None else AnswerStatus.FAILED,
+                notices=[clean(notice) for notice in notices],
+                error=refusal,
+                num_attempts=0,
+                created_at=now,
+                finished_at=None if refusal is None else now,
+                image_links=[],
+            )
+            session.add(turn)
+            await session.flush()
+            for position, image in enumerate(images):
+                known = await session.scalar(select(ImageRow.sha256).where(ImageRow.sha256 == image.sha256))
+                if known is None:
+                    row = {"data": image.data, "media_type": image.media_type, "width": image.width, "height": image.height}
+                    await session.execute(insert(ImageRow).values(sha256=image.sha256, **row))
+                link = {"turn_id": turn.id, "position": position, "image_sha256": image.sha256}
+                await session.execute(insert(TurnImageRow).values(**link))
+            await session.refresh(turn)
+            return _stored(turn)
+
+    async def finish_turn(
+        self,
+        turn_id: int,
+        status: AnswerStatus,
+        *,
+        answer: str = "",
+        token_ids: Sequence[int] | None = None,
+        notices: Sequence[str] = (),
+        error: str | None = None,
+        is_refused: bool = False,
+    ) -> None:
+        """Commit how a turn ended, all of it at once. Does nothing when the turn was deleted meanwhile."""
+        now = datetime.now(UTC)
+        async with self._writing() as session:
+            turn = await session.get(TurnRow, turn_id)
+            if turn is None:
+                return
+            turn.status, turn.answer, turn.error, turn.is_refused = status, answer, error, is_refused
+            turn.token_ids = None if token_ids is None else list(token_ids)
+            turn.notices = [clean(notice) for notice in notices]
+            turn.finished_at = turn.chat.updated_at = now
+
+    async def drop_turn(self, turn_id: int) -> None:
+        """Forget a question that could not be accepted after all, with its picture, and with its chat when that is empty now."""
+        async with self._writing() as session:
+            chat_id = await session.scalar(select(TurnRow.chat_id).where(TurnRow.id == turn_id))
+            orphans = await _image_ids_of(session, TurnRow.id == turn_id)
+            await session.execute(delete(TurnRow).where(TurnRow.id == turn_id))
+            if await session.scalar(select(func.count()).where(TurnRow.chat_id == chat_id)) == 0:
+                await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
+            await _delete_orphans(session, orphans)
+
+    async def count_attempt(self, turn_id: int) -> None:
+        """Note that a turn is being answered once more after a restart."""
+        async with self._writing() as session:
+            await session.execute(update(TurnRow).where(TurnRow.id == turn_id).values(num_attempts=TurnRow.num_attempts + 1))
+
+    async def find_turn(self, platform: str, workspace: str, message_id: str) -> StoredTurn | None:
+        query = select(TurnRow).where(
+            TurnRow.platform == platform, TurnRow.workspace == workspace, TurnRow.message_id == message_id
+        )
+        turns = await self._turns(query)
+        return turns[0] if turns else None
+
+    async def pending_turns(self) -> list[StoredTurn]:
+        """What was accepted and not answered, oldest first."""
+        return await self._turns(select(TurnRow).where(TurnRow.status == AnswerStatus.PENDING).order_by(TurnRow.id))
+
+    async def read_turns(self, key: ThreadKey) -> list[StoredTurn]:
+        """Every turn of a thread, oldest first."""
+        return await self._turns(select(TurnRow).join(TurnRow.chat).where(_is_thread(key)).order_by(TurnRow.id))
+
+    async def _turns(self, query: Select[TurnRow]) -> list[StoredTurn]:
+        async with self._reading() as session:
+            return [_stored(turn) for turn in await session.scalars(query)]
+
+    # -- chats and pictures ------------------------------------------------------------------------------------------------
+
+    async def list_chats(self, platform: str, workspace: str) -> list[ChatView]:
+        query = select(ChatRow).where(ChatRow.platform == platform, ChatRow.workspace == workspace)
+        async with self._reading() as session:
+            rows = await session.scalars(query.order_by(ChatRow.updated_at.desc(), ChatRow.id.desc()).limit(_MAX_LISTED_CHATS))
+            return [_chat_view(row) for row in rows]
+
+    async def read_chat(self, key: ThreadKey) -> ChatView | None:
+        async with self._reading() as session:
+            chat = await session.scalar(select(ChatRow).where(_is_thread(key)))
+            if chat is None:
+                return None
+            turns = await session.scalars(select(TurnRow).where(TurnRow.chat_id == chat.id).order_by(TurnRow.id))
+            return _chat_view(chat, tuple(_stored(turn).view() for turn in turns))
+
+    async def delete_chat(self, key: ThreadKey) -> bool:
+        async with self._writing() as session:
+            chat_id = await session.scalar(select(ChatRow.id).where(_is_thread(key)))
+            if chat_id is not None:
+                await _delete_chats(session, [chat_id])
+            return chat_id is not None
+
+    async def purge(self, untouched_since: datetime) -> int:
+        """Delete the chats that nobody touched since then and that wait for no answer; returns how many."""
+        waits = select(TurnRow.id).where(TurnRow.chat_id == ChatRow.id, TurnRow.status == AnswerStatus.PENDING)
+        async with self._writing() as session:
+            query = select(ChatRow.id).where(ChatRow.updated_at < untouched_since, ~waits.exists())
+            chat_ids = list(await session.scalars(query))
+            await _delete_chats(session, chat_ids)
+            return len(chat_ids)
+
+    async def read_image(self, key: ThreadKey, sha256: str) -> Image | None:
+        """A picture, provided that a turn of this thread shows it."""
+        shown = select(TurnImageRow).join(TurnRow).join(ChatRow).where(_is_thread(key), TurnImageRow.image_sha256 == sha256)
+        async with self._reading() as session:
+            if await session.scalar(shown.limit(1)) is None:
+                return None
+            row = await session.get_one(ImageRow, sha256)
+            # Rows are only made from an Image that model_server.images.read_image has checked.
+            return Image(data=row.data, media_type=row.media_type, sha256=row.sha256, width=row.width, height=row.height)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncSession]:
+        async with self._write_lock, AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def shorten(text: str) -> str:
+    """The first words of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def _is_thread(key: ThreadKey) -> ColumnElement[bool]:
+    return and_(
+        ChatRow.platform == key.platform,
+        ChatRow.workspace == key.workspace,
+        ChatRow.channel == key.channel,
+        ChatRow.thread == key.thread,
+    )
+
+
+async def _image_ids_of(session: AsyncSession, condition: ColumnElement[bool]) -> list[str]:
+    query = select(TurnImageRow.image_sha256).join(TurnRow).where(condition).distinct()
+    return list(await session.scalars(query))
+
+
+async def _delete_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
+    for chat_id in chat_ids:
+        orphans = await _image_ids_of(session, TurnRow.chat_id == chat_id)
+        await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
+        await _delete_orphans(session, orphans)
+
+
+async def _delete_orphans(session: AsyncSession, image_ids: Sequence[str]) -> None:
+    for sha256 in image_ids:
+        is_shown = select(TurnImageRow.turn_id).where(TurnImageRow.image_sha256 == sha256).exists()
+        await session.execute(delete(ImageRow).where(ImageRow.sha256 == sha256, ~is_shown))
+
+
+def _chat_view(row: ChatRow, turns: tuple[TurnView, ...] = ()) -> ChatView:
+    key = ThreadKey(row.platform, row.workspace, row.channel, row.thread)
+    return ChatView(key=key, title=row.title, updated_at=row.updated_at, turns=turns)
+
+
+def _stored(row: TurnRow) -> StoredTurn:
+    return StoredTurn(
+        turn_id=row.id,
+        key=ThreadKey(row.chat.platform, row.chat.workspace, row.chat.channel, row.chat.thread),
+        question=row.question,
+        answer=row.answer,
+        token_ids=None if row.token_ids is None else tuple(row.token_ids),
+        status=AnswerStatus(row.status),
+        notices=tuple(row.notices),
+        error=row.error,
+        is_start=row.is_start,
+        is_refused=row.is_refused,
+        num_attempts=row.num_attempts,
+        image_ids=tuple(link.image_sha256 for link in row.image_links),
+        created_at=row.created_at,
+    )

@@ -1,0 +1,175 @@
+"""From a stored question to a stored answer.
+
+Rules: whatever happens, the answer ends with an event, and the turn's row changes in one transaction or not at all. A turn stays
+PENDING only when the program stops before the answer has ended; it is then answered after the restart. An answer that is written
+again replaces the earlier one only when it succeeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adapters.base import AnswerStatus
+from bot.answers import RunningAnswer
+from bot.history import Exchange, fit_history
+from bot.model import Model, TokenStream
+from bot.store import Store, StoredTurn
+from model_server.errors import ModelServerError, QueueFull, RequestRefused, ShuttingDown
+from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Queued, SamplingParams
+
+log = logging.getLogger(__name__)
+
+CUT_NOTICE = "The answer stops here because it reached the longest length; ask me to go on if you want more."
+NO_PICTURE = "I need a picture to talk about: please send me one, and ask again."
+RESTART_NOTICE = "I am being restarted. Your question is kept, and I will answer it when I am back."
+_SECONDS_BETWEEN_TRIES = 1.0
+_AGAIN_TEMPERATURE = 0.8  # at the usual, low temperature the model would say the same again
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerWriter:
+    store: Store
+    model: Model
+    max_new_tokens: int = 512
+    temperature: float = 0.2
+
+    async def write(self, turn: StoredTurn, answer: RunningAnswer, *, is_patient: bool = False) -> None:
+        """Answer `turn`, telling `answer`'s listeners. `is_patient` waits for room when the queue is full instead of giving up."""
+        is_again = turn.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED)
+        try:
+            finished = await self._ask(turn, answer, is_again=is_again, is_patient=is_patient)
+            text = answer.text if finished is None else finished.text
+            if answer.is_stopped and is_again and not text:
+                answer.add_notice("I kept the earlier answer.")
+                answer.end(AnswerStatus.STOPPED)
+                return
+            if finished is not None and finished.reason is FinishReason.LENGTH:
+                answer.add_notice(CUT_NOTICE)
+            was_cut_off = finished is None or finished.reason is FinishReason.CANCELLED
+            status = AnswerStatus.STOPPED if was_cut_off else AnswerStatus.COMPLETE
+            token_ids = None if finished is None else finished.token_ids
+            await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
+            answer.end(status)
+        except ShuttingDown:
+            leave_for_restart(turn, answer)
+        except asyncio.CancelledError:
+            leave_for_restart(turn, answer)
+            raise
+        except QueueFull as error:
+            if turn.status is AnswerStatus.PENDING:
+                await self._take_back(turn, answer)
+            answer.end(AnswerStatus.FAILED, str(error))
+        except ModelServerError as error:
+            await self._fail(turn, answer, str(error), is_refused=isinstance(error, RequestRefused))
+        except Exception:
+            log.exception("Turn %d could not be answered.", turn.turn_id)
+            await self._fail(turn, answer, "Something went wrong on my side, and I could not answer. Please try again.")
+
+    async def _ask(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
+        """Put the turn to the model and follow its stream; None when the answer was stopped before the stream could say so."""
+        if answer.is_stopped:
+            return None
+        request, num_dropped = await self._request(turn, is_again=is_again)
+        if num_dropped:
+            turns = "turn no longer fits" if num_dropped == 1 else f"{num_dropped} turns no longer fit"
+            answer.add_notice(f"This chat has grown long: its oldest {turns}, so I answer without looking back that far.")
+        stream = await self._submit(request, is_patient=is_patient)
+        answer.when_stopped(stream.cancel)
+        finished = None
+        try:
+            async for event in stream:
+                match event:
+                    case Queued():
+                        answer.wait_at(event.position, event.estimated_wait_seconds)
+                    case Delta():
+                        answer.write(event.text)
+                    case Finished():
+                        finished = event
+        finally:
+            stream.cancel()
+        return finished
+
+    async def _submit(self, request: ChatRequest, *, is_patient: bool) -> TokenStream:
+        while True:
+            try:
+                return self.model.submit(request)
+            except QueueFull:
+                if not is_patient:
+                    raise
+            await asyncio.sleep(_SECONDS_BETWEEN_TRIES)
+
+    async def _request(self, turn: StoredTurn, *, is_again: bool) -> tuple[ChatRequest, int]:
+        """The request for a turn, and how many older turns it leaves out. Raises RequestRefused."""
+        context_length = self.model.capabilities.context_length
+        exchanges = await self._exchanges(turn)
+        if not any(exchange.images for exchange in exchanges):  # the question that brought it was taken back
+            raise RequestRefused(NO_PICTURE)
+        room = context_length - min(self.max_new_tokens, max(1, context_length // 4))
+        fitted = await fit_history(exchanges, room, self.model.num_prompt_tokens)
+        sampling = SamplingParams(
+            max_new_tokens=min(self.max_new_tokens, context_length - fitted.num_tokens),
+            temperature=max(self.temperature, _AGAIN_TEMPERATURE) if is_again else self.temperature,
+        )
+        return ChatRequest(f"turn-{turn.turn_id}-{uuid.uuid4().hex[:8]}", fitted.messages, sampling), fitted.num_dropped
+
+    async def _exchanges(self, turn: StoredTurn) -> list[Exchange]:
+        """The chat of a turn from its first picture on, without what was never answered; `turn` is the open question."""
+        turns = [other for other in await self.store.read_turns(turn.key) if other.turn_id <= turn.turn_id]
+        start = max((index for index, other in enumerate(turns) if other.is_start), default=0)
+        images: dict[str, Image] = {}
+        exchanges = []
+        carried: tuple[Image, ...] = ()  # a picture whose own question failed belongs to the next question
+        for other in turns[start:]:
+            carried += await self._images(other, images)
+            if other.turn_id == turn.turn_id:
+                exchanges.append(Exchange(turn.question, carried))
+            elif other.answer and other.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED):
+                exchanges.append(Exchange(other.question, carried, other.answer, other.token_ids))
+                carried = ()
+        return exchanges
+
+    async def _images(self, turn: StoredTurn, known: dict[str, Image]) -> tuple[Image, ...]:
+        for sha256 in turn.image_ids:
+            if sha256 not in known:
+                image = await self.store.read_image(turn.key, sha256)
+                if image is None:
+                    raise LookupError(f"the picture of turn {turn.turn_id} is gone")
+                known[sha256] = image
+        return tuple(known[sha256] for sha256 in turn.image_ids)
+
+    async def _take_back(self, turn: StoredTurn, answer: RunningAnswer) -> None:
+        try:
+            await self.store.drop_turn(turn.turn_id)
+            answer.forget_turn()
+        except Exception:
+            log.exception("Turn %d could not be taken back.", turn.turn_id)
+
+    async def _fail(self, turn: StoredTurn, answer: RunningAnswer, sentence: str, *, is_refused: bool = False) -> None:
+        if turn.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED):
+            answer.end(AnswerStatus.FAILED, f"{sentence} I kept the earlier answer.")
+            return
+        try:
+            await self.store.finish_turn(
+                turn.turn_id, AnswerStatus.FAILED, notices=answer.notices, error=sentence, is_refused=is_refused
+            )
+        except Exception:
+            log.exception("The failure of turn %d could not be written down.", turn.turn_id)
+        answer.end(AnswerStatus.FAILED, sentence)
+
+
+def leave_for_restart(turn: StoredTurn, answer: RunningAnswer) -> None:
+    """End the answer for its listeners and leave the row as it is: PENDING, or with the earlier answer."""
+    if turn.status is AnswerStatus.PENDING:
+        answer.add_notice(RESTART_NOTICE)
+        answer.end(AnswerStatus.PENDING)
+    else:
+        answer.end(AnswerStatus.FAILED, "I am being restarted. I kept the earlier answer; please ask again in a moment.")
+
+
+def first_notices(turn: StoredTurn) -> Sequence[str]:
+    """The notices that a turn had before it was answered, for writing its answer again."""
+    return [notice for notice in turn.notices if notice != CUT_NOTICE]

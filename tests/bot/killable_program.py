@@ -1,0 +1,56 @@
+"""`threadsight run` with a scripted model and an adapter that asks one question, for tests that end it the hard way.
+
+Arguments: how many words the model writes before it hangs (-1: it never hangs), and the message id to ask with ("" asks nothing).
+Prints a line when it is ready, for the first words, and for the end of the answer; then how many requests the model had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from adapters.base import AnswerText, ChatHandler, Ended
+from bot.app import run
+from bot.config import Settings, load_settings
+from tests.bot.doubles import ScriptedModel, attachment, message, png, thread
+
+
+class OneQuestion:
+    name = "test"
+
+    def __init__(self, message_id: str) -> None:
+        self._message_id = message_id
+
+    async def run(self, handler: ChatHandler) -> None:
+        if self._message_id:
+            answer = await handler.handle(message("What is this?", attachment(png()), message_id=self._message_id))
+        else:
+            running = handler.running_answer(thread())
+            if running is None:
+                print("nothing to do", flush=True)
+                await asyncio.Event().wait()
+                return
+            answer = running
+        async for event in answer.events():
+            match event:
+                case AnswerText():
+                    print(f"text {event.text}", flush=True)
+                case Ended():
+                    print(f"ended {event.status}", flush=True)
+        await asyncio.Event().wait()
+
+
+async def main(num_free: int, message_id: str) -> None:
+    model = ScriptedModel()
+    if num_free >= 0:
+        model.gate, model.num_free = asyncio.Event(), num_free
+
+    async def open_model(_settings: Settings) -> ScriptedModel:
+        return model
+
+    await run(load_settings(None), lambda sentence: None, open_model=open_model, adapters=[OneQuestion(message_id)])
+    print(f"requests {len(model.requests)}", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), sys.argv[2]))

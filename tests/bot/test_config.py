@@ -1,0 +1,136 @@
+"""Settings: one sentence per problem, all at once, and no secret anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variable_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith((PREFIX, "DISCORD_", "SLACK_")):
+            monkeypatch.delenv(name)
+
+
+def test_the_defaults_need_nothing(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path / ".env")
+    assert (settings.model, settings.web_host, settings.web_port) == ("tiny", "127.0.0.1", 8080)
+    assert settings.store_url == "sqlite+aiosqlite:///data/threadsight.db"
+    assert settings.remarks == ()
+
+
+def test_all_problems_are_told_together_each_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = {
+        "WEB_HOST": "0.0.0.0",
+        "WEB_PORT": "abc",
+        "MAX_NEW_TOKENS": "0",
+        "TEMPERATURE": "warm",
+        "QUANTIZATION": "3bit",
+        "DATABASE_URL": "mysql://me:hunter2@db/chats",
+        "LOG_LEVEL": "loud",
+        "RETENTION_DAYS": "-1",
+    }
+    for name, value in bad.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    problems = caught.value.problems
+    assert sorted(problem.split()[0].removeprefix(PREFIX) for problem in problems) == sorted([*bad, "WEB_TOKEN"][1:])
+    assert all(problem.endswith(".") for problem in problems)
+    assert "hunter2" not in str(caught.value)
+    assert f"{PREFIX}WEB_PORT must be a whole number." in problems
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "LocalHost"])
+def test_loopback_needs_no_token(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv(f"{PREFIX}WEB_HOST", host)
+    assert load_settings(None).web_token is None
+
+
+def test_a_short_token_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}WEB_TOKEN", "hunter2")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    assert "at least 16" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("sqlite:///chats.db", "sqlite+aiosqlite:///chats.db"),
+        ("postgres://me:hunter2@db/chats", "postgresql+asyncpg://me:hunter2@db/chats"),
+        ("postgresql+asyncpg://db/chats", "postgresql+asyncpg://db/chats"),
+    ],
+)
+def test_database_urls_get_their_asyncio_driver(monkeypatch: pytest.MonkeyPatch, given: str, used: str) -> None:
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", given)
+    settings = load_settings(None)
+    assert settings.store_url == used
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "chats.db"])
+def test_a_database_that_would_forget_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv(f"{PREFIX}DATABASE_URL", url)
+    with pytest.raises(SettingsError, match="DATABASE_URL"):
+        load_settings(None)
+
+
+def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{PREFIX}MODEL=from-file\n{PREFIX}WEB_PORT=1234\n{PREFIX}WEB_TOKEN=\n", encoding="utf-8")
+    monkeypatch.setenv(f"{PREFIX}WEB_PORT", "4321")
+    settings = load_settings(env_file)
+    assert (settings.model, settings.web_port, settings.web_token) == ("from-file", 4321, None)
+
+
+def test_what_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DISCORD_TOKEN", "hunter2")
+    monkeypatch.setenv("SLACK_APP_TOKEN", "hunter2")
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{PREFIX}WEBPORT=1\n{PREFIX}ENGINE_URL=x\n", encoding="utf-8")
+    discord, slack, engine_url, slip = load_settings(env_file).remarks
+    assert "no Discord adapter yet" in discord
+    assert "no Slack adapter yet" in slack
+    assert f"{PREFIX}ENGINE_URL is not a setting" in engine_url
+    assert f"Did you mean {PREFIX}WEB_PORT?" in slip
+    assert "hunter2" not in discord + slack
+
+
+def test_env_example_and_settings_are_the_same() -> None:
+    content = (ROOT / ".env.example").read_text(encoding="utf-8")
+    assert content == render_env_example(), (
+        "write it again with: python -c 'from bot.config import *; print(render_env_example(), end=\"\")'"
+    )
+    for field_name in Settings.model_fields:
+        assert f"#{variable_name(field_name)}=" in content
+
+
+def test_env_example_with_every_line_taken_says_the_defaults(tmp_path: Path) -> None:
+    lines = render_env_example().splitlines()
+    taken = [line.removeprefix("#") for line in lines if line.startswith("#") and not line.startswith("# ")]
+    env_file = tmp_path / ".env"
+    env_file.write_text("\n".join(taken), encoding="utf-8")
+    settings = load_settings(env_file)
+    assert settings.model_dump() == load_settings(None).model_dump()
+    assert settings.remarks == ()
+
+
+def test_importing_the_settings_loads_no_model_and_no_platform() -> None:
+    code = (
+        "import sys, bot.config, adapters.base; "
+        "print(sorted({'torch', 'transformers', 'discord', 'slack_bolt', 'aiohttp', 'asyncpg'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

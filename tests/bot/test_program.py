@@ -1,0 +1,89 @@
+"""The whole program with the bundled model, as somebody types it."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image as PilImage
+from PIL import ImageDraw
+
+from adapters.base import AnswerStatus
+from bot.store import Store
+from model_server.checkpoints import TINY_PATH
+from model_server.images import read_image
+from tests.bot.doubles import thread
+
+ROOT = Path(__file__).parents[2]
+QUESTION = "what colour is the circle?"
+
+pytestmark = pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")
+
+
+def _red_circle() -> bytes:
+    picture = PilImage.new("RGB", (256, 256), "white")
+    ImageDraw.Draw(picture).ellipse((90, 90, 166, 166), fill=(220, 30, 30))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("THREADSIGHT_")},
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "THREADSIGHT_DATA_DIR": str(folder / "data"),
+        "THREADSIGHT_WEB_PORT": "0",
+    }
+    command = [sys.executable, "-m", "bot", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_one_question_prints_only_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "circle.png").write_bytes(_red_circle())
+    with _start(tmp_path, "chat", "circle.png", QUESTION) as program:
+        out, err = program.communicate(timeout=120)
+    assert program.returncode == 0, err
+    assert out.count("\n") == 1
+    assert "red" in out.lower()
+    assert not (tmp_path / "data").exists()  # a chat in the terminal leaves no trace
+
+
+def test_a_file_that_is_no_picture_is_told_and_the_model_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with _start(tmp_path, "chat", "notes.txt", QUESTION) as program:
+        out, err = program.communicate(timeout=120)
+    assert (program.returncode, out) == (1, "")
+    assert err.splitlines()[-1].startswith("I could not use notes.txt: it is not a picture")
+    assert "Traceback" not in err
+
+
+async def test_a_question_that_was_left_open_is_answered_at_the_next_start(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'data' / 'threadsight.db'}"
+    store = await Store.open(url)
+    await store.add_turn(thread(), "m1", QUESTION, images=[read_image(_red_circle(), "circle.png")], is_start=True)
+    await store.close()
+
+    with _start(tmp_path, "run") as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "Answering what was left open: 1 question.\n"
+        assert program.stdout.readline().startswith("Threadsight is ready: http://127.0.0.1:")
+        program.send_signal(signal.SIGTERM)  # lets the answer finish
+        _, err = program.communicate(timeout=120)
+    assert program.returncode == 0, err
+    assert "Traceback" not in err
+
+    store = await Store.open(url)
+    [turn] = await store.read_turns(thread())
+    await store.close()
+    assert turn.status is AnswerStatus.COMPLETE
+    assert "red" in turn.answer.lower()
+    assert turn.token_ids

@@ -1,0 +1,247 @@
+"""The store, on every database that it supports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapters.base import AnswerStatus, ThreadKey
+from bot.database import StoreError
+from bot.schema import Row, clean
+from bot.store import Store, shorten
+from tests.bot.doubles import image, thread
+
+
+async def _num_rows(store: Store, table: str) -> int:
+    async with store._reading() as session:
+        return int(await session.scalar(sa.select(sa.func.count()).select_from(Row.metadata.tables[table])) or 0)
+
+
+async def test_a_turn_is_written_pending_and_finished_once(store: Store) -> None:
+    red = image()
+    turn = await store.add_turn(thread(), "m1", "What is this?", images=[red], is_start=True, notices=["A notice."])
+    assert (turn.status, turn.image_ids, turn.is_start) == (AnswerStatus.PENDING, (red.sha256,), True)
+    assert await store.pending_turns() == [turn]
+
+    await store.finish_turn(
+        turn.turn_id, AnswerStatus.COMPLETE, answer="A circle.", token_ids=[5, 6, 2], notices=["A notice.", "More."]
+    )
+
+    [kept] = await store.read_turns(thread())
+    assert (kept.answer, kept.token_ids, kept.status, kept.notices) == (
+        "A circle.",
+        (5, 6, 2),
+        AnswerStatus.COMPLETE,
+        ("A notice.", "More."),
+    )
+    assert await store.pending_turns() == []
+    assert await store.find_turn("test", "workspace", "m1") == kept
+    assert await store.find_turn("other", "workspace", "m1") is None
+
+
+async def test_everything_is_there_after_opening_again(store_url: str) -> None:
+    first = await Store.open(store_url)
+    red = image()
+    turn = await first.add_turn(thread(), "m1", "What is this?", images=[red], is_start=True)
+    await first.close()
+    second = await Store.open(store_url)
+    assert await second.pending_turns() == [turn]
+    assert await second.read_image(thread(), red.sha256) == red
+    chat = await second.read_chat(thread())
+    assert chat is not None
+    assert chat.turns == (turn.view(),)
+    assert (datetime.now(UTC) - chat.turns[0].created_at) < timedelta(minutes=5)
+    await second.close()
+
+
+async def test_the_same_message_is_stored_once(store: Store) -> None:
+    await store.add_turn(thread(), "m1", "Once")
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        await store.add_turn(thread("elsewhere"), "m1", "My private question")
+    assert "private" not in str(caught.value)  # errors go to the log, message texts do not
+    assert [turn.question for turn in await store.read_turns(thread())] == ["Once"]
+    assert await store.read_chat(thread("elsewhere")) is None  # no half of it
+
+
+async def test_chats_are_listed_newest_first_without_turns(store: Store) -> None:
+    for name in ("one", "two", "three"):
+        await store.add_turn(thread(name), name, f"Question {name}")
+    turn = await store.find_turn("test", "workspace", "one")
+    assert turn is not None
+    await store.finish_turn(turn.turn_id, AnswerStatus.COMPLETE, answer="x")
+    chats = await store.list_chats("test", "workspace")
+    assert [chat.title for chat in chats] == ["Question one", "Question three", "Question two"]
+    assert all(chat.turns == () for chat in chats)
+    assert await store.list_chats("test", "other workspace") == []
+
+
+async def test_a_picture_goes_with_the_last_chat_that_shows_it(store: Store) -> None:
+    red, blue = image("red"), image("blue")
+    await store.add_turn(thread("one"), "m1", "?", images=[red], is_start=True)
+    await store.add_turn(thread("two"), "m2", "?", images=[red, blue], is_start=True)
+    assert await _num_rows(store, "images") == 2
+    assert await store.delete_chat(thread("two"))
+    assert await _num_rows(store, "images") == 1
+    assert await store.read_image(thread("one"), red.sha256) == red
+    assert await store.delete_chat(thread("one"))
+    assert not await store.delete_chat(thread("one"))
+    for table in ("images", "turn_images", "turns", "chats"):
+        assert await _num_rows(store, table) == 0
+
+
+async def test_a_picture_is_read_through_its_own_thread_only(store: Store) -> None:
+    red = image()
+    await store.add_turn(thread("one"), "m1", "?", images=[red], is_start=True)
+    await store.add_turn(thread("two"), "m2", "?")
+    assert await store.read_image(thread("two"), red.sha256) is None
+
+
+async def test_a_dropped_turn_takes_its_empty_chat_and_picture_with_it(store: Store) -> None:
+    first = await store.add_turn(thread(), "m1", "?", images=[image("red")], is_start=True)
+    second = await store.add_turn(thread(), "m2", "?", images=[image("blue")], is_start=True)
+    await store.drop_turn(second.turn_id)
+    assert await store.read_turns(thread()) == [first]
+    assert await _num_rows(store, "images") == 1
+    await store.drop_turn(first.turn_id)
+    assert await store.read_chat(thread()) is None
+    assert await _num_rows(store, "images") == 0
+
+
+async def test_purge_spares_what_is_new_or_waits_for_an_answer(store: Store) -> None:
+    old = await store.add_turn(thread("old"), "m1", "?", images=[image()], is_start=True)
+    await store.finish_turn(old.turn_id, AnswerStatus.COMPLETE, answer="x")
+    await store.add_turn(thread("waits"), "m2", "?")
+    later = datetime.now(UTC) + timedelta(seconds=1)
+    assert await store.purge(datetime.now(UTC) - timedelta(days=1)) == 0
+    assert await store.purge(later) == 1
+    assert await store.read_chat(thread("old")) is None
+    assert await _num_rows(store, "images") == 0
+    assert await store.read_chat(thread("waits")) is not None
+
+
+async def test_a_turn_that_was_deleted_meanwhile_is_not_brought_back(store: Store) -> None:
+    turn = await store.add_turn(thread(), "m1", "?")
+    await store.delete_chat(thread())
+    await store.finish_turn(turn.turn_id, AnswerStatus.COMPLETE, answer="late")
+    assert await store.read_chat(thread()) is None
+
+
+async def test_many_writers_at_once(store: Store) -> None:
+    red = image()
+    await asyncio.gather(
+        *(store.add_turn(thread(f"t{n % 5}"), f"m{n}", f"q{n}", images=[red], is_start=True) for n in range(30)),
+        *(store.list_chats("test", "workspace") for _ in range(10)),
+    )
+    assert await _num_rows(store, "turns") == 30
+    await asyncio.gather(*(store.delete_chat(thread(f"t{n}")) for n in range(5)))
+    assert await _num_rows(store, "images") == 0
+
+
+async def test_migrations_make_what_the_models_say(store: Store) -> None:
+    def difference(connection: sa.Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), Row.metadata))
+
+    async with store._engine.connect() as connection:
+        assert await connection.run_sync(difference) == []
+
+
+async def test_sqlite_is_in_wal_mode_with_foreign_keys(sqlite_store: Store) -> None:
+    async with sqlite_store._engine.connect() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
+        assert (await connection.exec_driver_sql("PRAGMA foreign_keys")).scalar() == 1
+
+
+async def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    with pytest.raises(StoreError, match="newer version"):
+        await Store.open(f"sqlite+aiosqlite:///{path}")
+
+
+async def test_what_is_not_a_database_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "chats.db"
+    path.write_bytes(b"this is not a database, however long one looks at it" * 100)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await Store.open(f"sqlite+aiosqlite:///{path}")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(StoreError, match="cannot be made"):
+        await Store.open(f"sqlite+aiosqlite:///{blocked / 'sub' / 'chats.db'}")
+
+
+async def test_an_unreachable_server_is_told_without_the_password() -> None:
+    with pytest.raises(StoreError) as caught:
+        await Store.open("postgresql+asyncpg://me:hunter2@127.0.0.1:1/none")
+    assert "hunter2" not in str(caught.value)
+    assert "cannot be opened" in str(caught.value)
+
+
+_any_text = st.text(st.characters(exclude_categories=()), max_size=60)
+
+
+def test_any_text_comes_back(store_url: str) -> None:
+    """One event loop for all examples, because a database connection belongs to its loop."""
+    runner = asyncio.Runner()
+    store = runner.run(Store.open(store_url))
+    num_examples = 0
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        question=_any_text,
+        answer=_any_text,
+        notices=st.lists(_any_text, max_size=3),
+        error=st.none() | _any_text,
+        token_ids=st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=20),
+    )
+    def check(question: str, answer: str, notices: list[str], error: str | None, token_ids: list[int] | None) -> None:
+        nonlocal num_examples
+        num_examples += 1
+        key = ThreadKey("test", "workspace", "channel", f"t{num_examples}")
+
+        async def round_trip() -> None:
+            turn = await store.add_turn(key, f"m{num_examples}", question)
+            await store.finish_turn(
+                turn.turn_id, AnswerStatus.FAILED, answer=answer, token_ids=token_ids, notices=notices, error=error
+            )
+            [kept] = await store.read_turns(key)
+            assert kept.question == clean(question)
+            assert kept.answer == clean(answer)
+            assert kept.notices == tuple(clean(notice) for notice in notices)
+            assert kept.error == (None if error is None else clean(error))
+            assert kept.token_ids == (None if token_ids is None else tuple(token_ids))
+
+        runner.run(round_trip())
+
+    try:
+        check()
+    finally:
+        runner.run(store.close())
+        runner.close()
+
+
+@given(st.text())
+def test_clean_text_is_what_a_database_can_hold(text: str) -> None:
+    cleaned = clean(text)
+    assert "\x00" not in cleaned
+    cleaned.encode("utf-8")
+    assert clean(cleaned) == cleaned
+
+
+@given(st.text())
+def test_titles_are_one_short_line(text: str) -> None:
+    title = shorten(text)
+    assert len(title) <= 60
+    assert "\n" not in title
