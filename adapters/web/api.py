@@ -1,0 +1,96 @@
+"""The page's actions, one route each. What they change reaches the tabs through `tabs.py`, not through the response."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from adapters.base import Answer, Author, ChatHandler, Ended, IncomingMessage, Notice
+from adapters.web.guard import Refused
+from adapters.web.tabs import Json, Tabs, thread_key
+from adapters.web.uploads import read_question
+
+MAX_UPLOADS = 8  # at once; more wait, so that memory stays bounded
+REFUSAL_SECONDS = 30.0
+PICTURE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif"})
+READER = Author("local", "You")
+
+
+class Api:
+    def __init__(self, handler: ChatHandler, tabs: Tabs, max_picture_bytes: int) -> None:
+        self._handler = handler
+        self._tabs = tabs
+        self._max_picture_bytes = max_picture_bytes
+        self._uploads = asyncio.Semaphore(MAX_UPLOADS)
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/api/tab", self._tabs.serve)
+        router.add_post("/api/chats/{thread}/messages", self.ask)
+        router.add_post("/api/chats/{thread}/stop", self.stop)
+        router.add_post("/api/chats/{thread}/regenerate", self.regenerate)
+        router.add_delete("/api/chats/{thread}", self.delete)
+        router.add_get("/api/chats/{thread}/pictures/{sha256}", self.picture)
+
+    async def ask(self, request: web.Request) -> web.Response:
+        key = thread_key(request.match_info["thread"])
+        async with self._uploads:
+            question = await read_question(request, self._max_picture_bytes)
+            message = IncomingMessage(key, question.message_id, READER, question.text, question.attachments)
+            answer = await self._handler.handle(message)
+        return await self._accept(answer)
+
+    async def regenerate(self, request: web.Request) -> web.Response:
+        answer = await self._handler.regenerate(thread_key(request.match_info["thread"]))
+        if answer is None:
+            raise Refused(409, "There is no question here that could be answered again.")
+        return await self._accept(answer)
+
+    async def stop(self, request: web.Request) -> web.Response:
+        answer = self._handler.running_answer(thread_key(request.match_info["thread"]))
+        if answer is not None:
+            answer.stop()
+        return web.Response(status=204)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        key = thread_key(request.match_info["thread"])
+        if not await self._handler.delete_chat(key):
+            raise Refused(404, "This chat is gone already.")
+        self._tabs.announce(key.thread)
+        return web.Response(status=204)
+
+    async def picture(self, request: web.Request) -> web.Response:
+        found = await self._handler.read_image(thread_key(request.match_info["thread"]), request.match_info["sha256"])
+        if found is None:
+            raise Refused(404, "This picture is gone.")
+        data, media_type = found
+        etag = f'"{request.match_info["sha256"]}"'
+        # `no-cache` asks here each time, so that a deleted chat's picture is gone from the page as well.
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Content-Security-Policy": "default-src 'none'; sandbox"}
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers=headers)
+        if media_type not in PICTURE_TYPES:
+            media_type = "application/octet-stream"
+            headers["Content-Disposition"] = "attachment"
+        return web.Response(body=data, content_type=media_type, headers=headers)
+
+    async def _accept(self, answer: Answer) -> web.Response:
+        if answer.turn_id is None:
+            return web.json_response(await _refusal(answer))
+        self._tabs.announce(answer.key.thread)
+        self._tabs.follow(answer)
+        return web.json_response({"turn_id": answer.turn_id}, status=202)
+
+
+async def _refusal(answer: Answer) -> Json:
+    """What was said about a question of which nothing was stored: no tab would ever be told, so the asking one is told here."""
+    notices: list[str] = []
+    error: str | None = None
+    async with asyncio.timeout(REFUSAL_SECONDS):
+        async for event in answer.events():
+            match event:
+                case Notice(text):
+                    notices.append(text)
+                case Ended(_, sentence):
+                    error = sentence
+    return {"turn_id": None, "notices": notices, "error": error}

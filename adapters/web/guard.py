@@ -1,0 +1,170 @@
+"""Who may ask, and what a browser may do with the answer.
+
+* On a loopback address the Host header must name this machine: a foreign name that resolves here is DNS rebinding.
+* A request that another site's page made is refused (Fetch metadata and Origin), sockets included.
+* With a token, everything but the page's own files needs the cookie that the token buys. The cookie holds a keyed hash, so it
+  survives a restart and dies with the token.
+* Nothing that goes wrong inside leaves as a traceback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+logger = logging.getLogger(__name__)
+
+COOKIE = "threadsight"
+COOKIE_SECONDS = 90 * 24 * 3600
+MAX_GUESSES = 10
+GUESS_RECOVERY_SECONDS = 6.0
+OPEN_PATHS = frozenset({"/", "/api/session"})
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Refused(Exception):
+    """The request cannot be served; the message is a sentence for the person at the page."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class GuessLimit:
+    """Bounds wrong tokens over all visitors: `MAX_GUESSES` at once, then one every `GUESS_RECOVERY_SECONDS`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._num_left = float(MAX_GUESSES)
+        self._at = clock()
+
+    def is_spent(self) -> bool:
+        now = self._clock()
+        self._num_left = min(MAX_GUESSES, self._num_left + (now - self._at) / GUESS_RECOVERY_SECONDS)
+        self._at = now
+        return self._num_left < 1
+
+    def count_wrong(self) -> None:
+        self._num_left -= 1
+
+
+class Guard:
+    def __init__(self, token: str | None, *, only_loopback_names: bool) -> None:
+        self._token = token.encode() if token else None
+        self._pass = hmac.new(self._token, b"threadsight web", hashlib.sha256).hexdigest() if self._token else ""
+        self._only_loopback_names = only_loopback_names
+        self._guesses = GuessLimit()
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/api/session", self._session)
+        router.add_post("/api/session", self._sign_in)
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self._check(request)
+            return await handler(request)
+        except Refused as refused:
+            return web.json_response({"error": str(refused)}, status=refused.status)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return web.json_response({"error": _sentence(error.status)}, status=error.status)
+        except Exception as error:
+            # The exception's own words may quote a question or a query: only its kind and place are logged.
+            place = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("%s in %s %s\n%s", type(error).__name__, request.method, request.match_info.handler.__name__, place)
+            return web.json_response({"error": _sentence(500)}, status=500)
+
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        for name, value in PAGE_HEADERS.items():
+            response.headers.setdefault(name, value)
+        # Always asked again, so that an update of the program is seen at once; unchanged files cost a 304.
+        response.headers.setdefault("Cache-Control", "no-store" if request.path.startswith("/api/") else "no-cache")
+
+    def _check(self, request: web.Request) -> None:
+        if self._only_loopback_names and not _is_loopback_name(request.host):
+            raise Refused(421, "This address is for this machine only. Open the page as it was printed at the start.")
+        is_page = request.method in ("GET", "HEAD") and request.path == "/"
+        if not is_page and _is_from_another_site(request):
+            raise Refused(403, "Another site's page may not use this one.")
+        if request.path not in OPEN_PATHS and not request.path.startswith("/static/") and not self._is_signed_in(request):
+            raise Refused(401, "Please enter the token first.")
+
+    def _is_signed_in(self, request: web.Request) -> bool:
+        return self._token is None or hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self._pass.encode())
+
+    async def _session(self, request: web.Request) -> web.Response:
+        return web.json_response({"is_signed_in": self._is_signed_in(request)})
+
+    async def _sign_in(self, request: web.Request) -> web.Response:
+        if self._token is None:
+            return web.json_response({"is_signed_in": True})
+        if self._guesses.is_spent():
+            raise Refused(429, "Too many wrong tokens. Please wait a minute and try again.")
+        try:
+            guess = (await request.json())["token"].strip().encode()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Refused(400, "Please enter the token.") from error
+        if not hmac.compare_digest(hashlib.sha256(guess).digest(), hashlib.sha256(self._token).digest()):
+            self._guesses.count_wrong()
+            raise Refused(403, "That is not the right token.")
+        response = web.json_response({"is_signed_in": True})
+        response.set_cookie(
+            COOKIE, self._pass, max_age=COOKIE_SECONDS, httponly=True, samesite="Strict", secure=request.secure, path="/"
+        )
+        return response
+
+
+def _is_loopback_name(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_from_another_site(request: web.Request) -> bool:
+    """Browsers say where a request comes from; a program that is no browser says nothing and has no one's cookie to abuse."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return True
+    origin = request.headers.get("Origin")
+    # Only host and port are compared: behind a proxy that speaks TLS the scheme differs.
+    return origin is not None and urlsplit(origin).netloc != request.host
+
+
+def _sentence(status: int) -> str:
+    match status:
+        case 404:
+            return "There is nothing here."
+        case 405:
+            return "That cannot be done here."
+        case 413:
+            return "That is too large."
+        case 500:
+            return "Something went wrong on our side. Please try again."
+        case _:
+            return "That request could not be understood."

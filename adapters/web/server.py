@@ -1,0 +1,100 @@
+"""The web adapter: starts the server, and stops it without leaving a tab in the dark.
+
+The page lies in `static/`, the actions are in `api.py`, what tabs are told in `tabs.py`, and who may ask at all in `guard.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from pathlib import Path
+
+from aiohttp import web
+
+from adapters.base import ChatHandler
+from adapters.web.api import Api
+from adapters.web.guard import Guard
+from adapters.web.tabs import Tabs
+
+STATIC_FOLDER = Path(__file__).parent / "static"
+DEFAULT_MAX_PICTURE_BYTES = 32 * 2**20
+SHUTDOWN_SECONDS = 3.0  # for requests that are under way; tabs connect again by themselves
+
+
+class WebAddressError(RuntimeError):
+    """The address cannot be listened on. The message is a sentence for the person who runs the program."""
+
+
+class WebAdapter:
+    """Serves the page on one address.
+
+    `token` is demanded from everybody who opens the page; it may be None on a loopback address only (ValueError). A picture above
+    `max_picture_bytes` is refused without being kept in memory. `started` is set once `url` is known; with port 0 the system
+    chooses a free port.
+    """
+
+    name = "web"
+
+    def __init__(self, host: str, port: int, token: str | None, *, max_picture_bytes: int = DEFAULT_MAX_PICTURE_BYTES) -> None:
+        token = token.strip() if token else None
+        if not token and not is_loopback(host):
+            raise ValueError(
+                f"The page would be open to everybody who can reach {host or 'this machine'}. "
+                "Set a token that visitors must enter, or listen on 127.0.0.1."
+            )
+        self._host = host
+        self._port = port
+        self._token = token or None
+        self._max_picture_bytes = max_picture_bytes
+        self.started = asyncio.Event()
+        self.url: str | None = None
+
+    async def run(self, handler: ChatHandler) -> None:
+        """Serve until cancelled. Raises `WebAddressError` when the address is taken or not this machine's."""
+        tabs = Tabs(handler)
+        guard = Guard(self._token, only_loopback_names=is_loopback(self._host))
+        app = web.Application(middlewares=[guard.middleware])
+        app.on_response_prepare.append(guard.add_headers)
+        app.on_shutdown.append(lambda _: tabs.close())
+        app.router.add_get("/", _index)
+        app.router.add_static("/static", STATIC_FOLDER)
+        guard.add_routes(app.router)
+        Api(handler, tabs, self._max_picture_bytes).add_routes(app.router)
+
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._host, self._port)
+            try:
+                await site.start()
+            except OSError as error:
+                raise WebAddressError(
+                    f"Cannot serve the page on {self._host}, port {self._port}: {error.strerror or error}. "
+                    "Is the program running already? Choose another port, or 0 for any free one."
+                ) from error
+            port = runner.addresses[0][1]
+            self.url = f"http://{_name_in_url(self._host)}:{port}/"
+            self.started.set()
+            await asyncio.Event().wait()
+        finally:
+            await runner.cleanup()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`. A name other than localhost is taken for reachable from outside."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_in_url(host: str) -> str:
+    if host in ("", "0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+async def _index(_request: web.Request) -> web.FileResponse:
+    return web.FileResponse(STATIC_FOLDER / "index.html")

@@ -1,0 +1,113 @@
+/** Talks to the server: actions by HTTP, news by one WebSocket that comes back by itself. */
+
+const FIRST_WAIT_MS = 400;
+const LONGEST_WAIT_MS = 8000;
+
+/** An action that the server refused; the message is its sentence. */
+export class Refused extends Error {
+  constructor(status, sentence) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+/** The server could not be reached, so nobody knows whether the action was done. */
+export class Unreachable extends Error {}
+
+async function sentenceOf(response) {
+  try {
+    return (await response.json()).error;
+  } catch {
+    return `The server answered with an error (${response.status}).`;
+  }
+}
+
+/** @returns {Promise<object|null>} the response's JSON, null when it has none */
+export async function act(method, path, body) {
+  let response;
+  try {
+    const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new Unreachable();
+  }
+  if (!response.ok) throw new Refused(response.status, await sentenceOf(response));
+  return response.status === 204 ? null : response.json();
+}
+
+/** Sends a question. `onProgress` gets the part of the upload that is done, 0 to 1. */
+export function sendQuestion(thread, question, onProgress) {
+  const form = new FormData();
+  form.append("message_id", question.messageId);
+  form.append("text", question.text);
+  if (question.file) form.append("picture", question.file, question.file.name);
+  return new Promise((resolve, reject) => {
+    // fetch() cannot tell how much of an upload is done.
+    const request = new XMLHttpRequest();
+    request.open("POST", `/api/chats/${thread}/messages`);
+    request.responseType = "json";
+    request.upload.addEventListener("progress", (event) => event.lengthComputable && onProgress(event.loaded / event.total));
+    request.addEventListener("error", () => reject(new Unreachable()));
+    request.addEventListener("load", () => {
+      if (request.status < 300) resolve(request.response);
+      else reject(new Refused(request.status, request.response?.error ?? `The server answered with an error (${request.status}).`));
+    });
+    request.send(form);
+  });
+}
+
+export class Connection {
+  #socket = null;
+  #thread = null;
+  #waitMs = FIRST_WAIT_MS;
+  #timer = 0;
+  #handlers;
+
+  /** @param handlers {onMessage, onOpen, onLost, onSignInNeeded} */
+  constructor(handlers) {
+    this.#handlers = handlers;
+    addEventListener("online", () => this.#hurry());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry());
+  }
+
+  async open() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+    try {
+      const session = await act("GET", "/api/session");
+      if (!session.is_signed_in) return this.#handlers.onSignInNeeded();
+    } catch {
+      return this.#lost();
+    }
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/tab`);
+    this.#socket = socket;
+    socket.addEventListener("open", () => {
+      this.#waitMs = FIRST_WAIT_MS;
+      this.#tell();
+      this.#handlers.onOpen();
+    });
+    socket.addEventListener("message", (event) => this.#handlers.onMessage(JSON.parse(event.data)));
+    socket.addEventListener("close", () => this.#lost());
+  }
+
+  /** Ask for a thread's chat and everything that happens in it. */
+  watch(thread) {
+    this.#thread = thread;
+    this.#tell();
+  }
+
+  #tell() {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify({ watch: this.#thread }));
+  }
+
+  #lost() {
+    this.#socket = null;
+    this.#handlers.onLost();
+    this.#timer = setTimeout(() => this.open(), this.#waitMs * (0.8 + 0.4 * Math.random()));
+    this.#waitMs = Math.min(this.#waitMs * 2, LONGEST_WAIT_MS);
+  }
+
+  #hurry() {
+    if (this.#timer) this.open();
+  }
+}

@@ -1,0 +1,110 @@
+"""Reads the multipart form that carries a question and its pictures.
+
+A picture that is too large is read to its end and thrown away rather than cut short: a browser whose upload is refused half-way
+shows a broken connection, and nobody learns why. The reason then reaches the person as an `AttachmentError`, through the chat.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
+
+from adapters.base import Attachment, AttachmentError
+from adapters.web.guard import Refused
+
+MAX_TEXT_BYTES = 256 * 1024  # far above any context window, whose own limit the bot explains
+MAX_PICTURES = 8
+MAX_BODY_BYTES = 2**30  # what is read to its end for the sake of a good answer
+CHUNK_BYTES = 256 * 1024
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    message_id: str
+    text: str
+    attachments: tuple[Attachment, ...]
+
+
+async def read_question(request: web.Request, max_picture_bytes: int) -> Question:
+    """The form's fields are `message_id`, `text` and any number of `picture`s; raises `Refused`."""
+    if request.content_type != "multipart/form-data":
+        raise Refused(415, "Please send a form.")
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise Refused(413, f"That is more than {format_size(MAX_BODY_BYTES)}, far too much for a picture.")
+    message_id, text = "", ""
+    attachments: list[Attachment] = []
+    num_bytes = 0
+    try:
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader):
+                raise Refused(400, "That form could not be understood.")
+            limit = max_picture_bytes if part.name == "picture" else MAX_TEXT_BYTES
+            data, size = await _read_part(part, limit, MAX_BODY_BYTES - num_bytes)
+            num_bytes += size
+            match part.name:
+                case "message_id":
+                    message_id = data.decode(errors="replace")
+                case "text":
+                    if size > limit:
+                        raise Refused(413, f"That question is longer than {format_size(limit)}. Please ask in fewer words.")
+                    text = data.decode(errors="replace").replace("\r\n", "\n")  # forms send every line end as CR LF
+                case "picture" if len(attachments) < MAX_PICTURES:
+                    attachments.append(_attachment(part.filename, data, size))
+                case _:
+                    raise Refused(400, f"Please send at most {MAX_PICTURES} pictures at a time.")
+    except (ValueError, HttpProcessingError) as error:
+        raise Refused(400, "The upload did not arrive whole. Please try again.") from error
+    if not _MESSAGE_ID.fullmatch(message_id):
+        raise Refused(400, "That question came without a proper id. Please reload the page.")
+    return Question(message_id, text, tuple(attachments))
+
+
+async def _read_part(part: BodyPartReader, limit: int, num_bytes_left: int) -> tuple[bytes, int]:
+    """The part's bytes and its size; above `limit` bytes nothing is kept, and the size alone tells."""
+    kept = bytearray()
+    size = 0
+    while chunk := await part.read_chunk(CHUNK_BYTES):
+        size += len(chunk)
+        if size > num_bytes_left:
+            raise Refused(413, f"That is more than {format_size(MAX_BODY_BYTES)}, far too much for a picture.")
+        if size <= limit:
+            kept += chunk
+        else:
+            kept.clear()
+    return bytes(kept), size
+
+
+def _attachment(name: str | None, data: bytes, size: int) -> Attachment:
+    return Attachment(clean_file_name(name), _fetcher(data, size), size)
+
+
+def _fetcher(data: bytes, size: int) -> Callable[[int], Awaitable[bytes]]:
+    async def fetch(max_bytes: int) -> bytes:
+        if size > max_bytes:
+            raise AttachmentError(f"it is {format_size(size)}, and I can take pictures of up to {format_size(max_bytes)}")
+        if size != len(data):
+            raise AttachmentError(f"it is {format_size(size)}, which is too large for me")
+        return data
+
+    return fetch
+
+
+def clean_file_name(name: str | None) -> str:
+    """A name that can stand in a sentence: no folders, no control or direction-changing characters, at most 100 characters."""
+    last = re.split(r"[/\\]", name or "")[-1]
+    printable = "".join(character for character in last if unicodedata.category(character)[0] != "C").strip()
+    if len(printable) > 100:
+        printable = printable[:60] + "…" + printable[-39:]
+    return printable or "the picture"
+
+
+def format_size(num_bytes: int) -> str:
+    if num_bytes < 10**6:
+        return f"{max(1, round(num_bytes / 1000))} kB"
+    return f"{num_bytes / 10**6:.1f}".removesuffix(".0") + " MB"
