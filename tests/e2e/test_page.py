@@ -243,7 +243,17 @@ async def test_a_full_queue_is_told_and_the_question_can_be_sent_again(site: Sit
     assert len({message.message_id for message in site.handler.messages}) == 3
 
 
-async def test_a_failed_answer_says_why_and_a_failed_second_one_keeps_the_first(site: Site) -> None:
+async def test_a_picture_that_the_browser_cannot_show_is_told_in_words(site: Site) -> None:
+    page = await site.open()
+    await show_picture(site, page)
+    await expect(page.get_by_alt_text("The picture of this chat")).to_be_visible()
+    heic = b"\0\0\0\x18ftypheic, and the rest is nothing that Chromium could decode"
+    await page.route("**/pictures/*", lambda route: route.fulfill(body=heic, content_type="image/heic"))
+    await page.reload()
+    await expect(page.get_by_alt_text("This browser cannot show this kind of picture.")).to_be_visible()
+
+
+async def test_a_failed_answer_says_why_and_can_be_asked_for_again(site: Site) -> None:
     page = await site.open()
     await show_picture(site, page)
     await ask(page, "Where?")

@@ -99,9 +99,8 @@ export class Conversation {
       // The same element takes the stored picture's address, so that the one already shown stays until the other is there.
       const image = images[index] ?? root.appendChild(document.createElement("img"));
       image.alt = "The picture of this chat";
-      image.hidden = false;
-      image.onload = () => (image.hidden = false);
-      image.onerror = () => (image.hidden = true); // for example HEIC in a browser that cannot show it
+      // For example HEIC: the model has seen it all the same, and the browser shows the words in its place.
+      image.onerror = () => (image.alt = "This browser cannot show this kind of picture. The model can see it.");
       image.src = url;
     });
     images.slice(urls.length).forEach((image) => image.remove());

@@ -1,0 +1,110 @@
+"""Sixteen people with a picture each, three turns each, all at once: through the page's server, the store and the bundled model."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bot.app import run
+from bot.config import Settings
+from model_server.tiny.dialogue import EVERYTHING, Spec, tell
+from model_server.tiny.draw import COLOURS, SHAPES, Background, Scene, Thing, draw
+
+NUM_CHATS = 16
+TIMEOUT_SECONDS = 120
+TICK_SECONDS = 0.002
+
+
+def scene_of(number: int) -> Scene:
+    """Every chat has a thing of its own: no two share shape and colour."""
+    names = list(COLOURS)[:-1]  # a white thing needs another background
+    shape, colour = SHAPES[number % len(SHAPES)], names[number % len(names)]
+    row, column = divmod(number % 9, 3)
+    thing = Thing(shape, colour, COLOURS[colour][0], (2 * column + 1) / 6, (2 * row + 1) / 6, 0.15, 0.0, 3 * row + column)
+    return Scene(1.0, 1.0, Background("plain", ((255, 255, 255),), 0), (thing,))
+
+
+def png(scene: Scene) -> bytes:
+    file = io.BytesIO()
+    draw(scene, 256).save(file, "PNG")
+    return file.getvalue()
+
+
+@asynccontextmanager
+async def running_program(folder: Path) -> AsyncIterator[str]:
+    """The whole program in this event loop, so that its stalls can be seen; yields the page's address."""
+    settings = Settings.model_validate({"data_dir": folder, "web_port": 0, "temperature": 0.0})
+    said: asyncio.Queue[str] = asyncio.Queue()
+    stop = asyncio.Event()
+    program = asyncio.create_task(run(settings, said.put_nowait, stop=stop))
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            line = await said.get()
+        yield line.split()[-1]
+    finally:
+        stop.set()
+        await program
+
+
+async def ask(
+    client: aiohttp.ClientSession, tab: aiohttp.ClientWebSocketResponse, thread: str, text: str, picture: bytes | None
+) -> str:
+    fields = aiohttp.FormData(default_to_multipart=True)
+    fields.add_field("message_id", f"{thread[-2:]}-{len(text)}-{text.encode().hex()[:40]}")
+    fields.add_field("text", text)
+    if picture is not None:
+        fields.add_field("picture", picture, filename="drawing.png", content_type="image/png")
+    async with client.post(f"/api/chats/{thread}/messages", data=fields) as response:
+        assert response.status == 202, await response.text()
+        turn_id = (await response.json())["turn_id"]
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while True:
+            message: dict[str, Any] = await tab.receive_json()
+            turns = (message.get("chat") or {}).get("turns") or []
+            if message["type"] == "chat" and turns and turns[-1]["turn_id"] == turn_id and turns[-1]["status"] != "pending":
+                assert turns[-1]["status"] == "complete"
+                answer: str = turns[-1]["answer"]
+                return answer
+
+
+async def talk(url: str, number: int) -> list[tuple[str, str]]:
+    """What was said, and what is right, for three turns about one picture."""
+    scene, thread = scene_of(number), f"{number:032x}"
+    spec = Spec(scene.things[0].shape)
+    async with aiohttp.ClientSession(url) as client, client.ws_connect("/api/tab") as tab:
+        await tab.send_json({"watch": thread})
+        return [
+            (await ask(client, tab, thread, f"What colour is the {spec.shape}?", png(scene)), tell(scene, spec, "colour")),
+            (await ask(client, tab, thread, "and where is it", None), tell(scene, spec, "position")),
+            (await ask(client, tab, thread, "how many shapes are there?", None), tell(scene, EVERYTHING, "count")),
+        ]
+
+
+async def test_sixteen_chats_at_once_are_all_answered_rightly(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    longest_stall = 0.0
+
+    async def watch_for_stalls() -> None:
+        nonlocal longest_stall
+        before = time.perf_counter()
+        while True:
+            await asyncio.sleep(TICK_SECONDS)  # not to wait for anything: to see how late it ends
+            now = time.perf_counter()
+            longest_stall, before = max(longest_stall, now - before - TICK_SECONDS), now
+
+    async with running_program(tmp_path) as url:
+        watcher = asyncio.create_task(watch_for_stalls())
+        talks = await asyncio.gather(*(talk(url, number) for number in range(NUM_CHATS)))
+        watcher.cancel()
+    wrong = [(number, said, right) for number, turns in enumerate(talks) for said, right in turns if said != right]
+    assert wrong == []
+    record_property("longest_stall_ms", round(1000 * longest_stall, 1))
+    print(f"{3 * NUM_CHATS} answers; the event loop's longest stall: {1000 * longest_stall:.1f} ms")

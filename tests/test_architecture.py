@@ -1,0 +1,185 @@
+"""The house's rules that a machine can hold: star-shaped imports, one reader of the environment, names, sizes, light borders.
+
+Each rule is a function from source text to violations, and is itself tested on a violation: it cannot pass by seeing nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("bot", "adapters", "model_server")
+ALLOWED_IMPORTS = {"bot": {"bot", "adapters", "model_server"}, "adapters": {"adapters"}, "model_server": {"model_server"}}
+READS_ENVIRONMENT = "bot/config.py"
+MAX_LINES = 400
+BANNED_MODULES = {"utils", "util", "helpers", "helper", "common", "misc"}
+HEAVY = {"torch", "transformers", "discord", "slack_bolt", "slack_sdk", "bitsandbytes", "asyncpg"}
+
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(params=SOURCES, ids=name_of)
+def source(request: pytest.FixtureRequest) -> Path:
+    assert isinstance(request.param, Path)
+    return request.param
+
+
+def imported_modules(text: str, path: str) -> Iterator[str]:
+    """Absolute names of all modules that the file at `path` (relative to the root) imports, anywhere in it and in any way."""
+    folders = path.split("/")[:-1]  # the package of a module and of an __init__.py alike
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom(level=0):
+                yield node.module or ""
+            case ast.ImportFrom(level=level):
+                above = folders[: len(folders) - (level - 1)]
+                if above or node.module:
+                    yield ".".join([*above, *([node.module] if node.module else [])])
+                else:
+                    yield from (alias.name for alias in node.names)
+            case ast.Call(func=ast.Name(id=function) | ast.Attribute(attr=function), args=[ast.Constant(value=str(name)), *_]) if (
+                function in {"import_module", "__import__", "find_spec", "run_module", "resolve_name"}
+            ):
+                yield ".".join([*folders, name.lstrip(".")]) if name.startswith(".") else name
+
+
+def foreign_imports(text: str, path: str) -> list[str]:
+    own = path.split("/")[0]
+    ours = {*PACKAGES, "tests"}
+    return [
+        name for name in imported_modules(text, path) if (top := name.split(".")[0]) in ours and top not in ALLOWED_IMPORTS[own]
+    ]
+
+
+def environment_reads(text: str) -> list[int]:
+    """Line numbers where the environment is touched: through os, by a name taken out of os, or through a settings library."""
+    names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+    libraries = {"pydantic_settings", "dotenv"}
+    lines = []
+    tree = ast.parse(text)
+    aliases = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name in {"os", "posix"}
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=module), attr=attribute) if module in aliases and attribute in names:
+                lines.append(node.lineno)
+            case ast.ImportFrom(module="os" | "posix", names=imported) if any(alias.name in {*names, "*"} for alias in imported):
+                lines.append(node.lineno)
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in libraries:
+                lines.append(node.lineno)
+            case ast.Import(names=imported) if any(alias.name.split(".")[0] in libraries for alias in imported):
+                lines.append(node.lineno)
+    return lines
+
+
+def manager_classes(text: str) -> list[str]:
+    return [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef) and "manager" in node.name.lower()]
+
+
+def test_all_three_packages_are_looked_at() -> None:
+    assert {name_of(path).split("/")[0] for path in SOURCES} == set(PACKAGES)
+
+
+def test_imports_are_a_star(source: Path) -> None:
+    assert foreign_imports(source.read_text("utf-8"), name_of(source)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("adapters/web.py", "import model_server.types", ["model_server.types"]),
+        ("adapters/web.py", "from model_server import types", ["model_server"]),
+        ("adapters/web/app.py", "def f():\n    from bot.chats import Chat", ["bot.chats"]),
+        ("model_server/loop.py", "import importlib\nimportlib.import_module('adapters.base')", ["adapters.base"]),
+        ("model_server/loop.py", "__import__('bot')", ["bot"]),
+        ("model_server/loop.py", "from .. import bot", ["bot"]),
+        ("model_server/tiny/draw.py", "from ...adapters import base", ["adapters"]),
+        ("bot/app.py", "from tests.bot import fakes", ["tests.bot"]),
+        ("bot/app.py", "from adapters.base import Answer\nimport model_server", []),
+        ("model_server/tiny/draw.py", "from ..types import Image\nfrom . import dialogue\nimport numpy", []),
+        ("adapters/web/__init__.py", "from .server import WebAdapter\nfrom ..base import Answer", []),
+    ],
+)
+def test_a_foreign_import_is_seen_however_it_is_written(path: str, text: str, expected: list[str]) -> None:
+    assert foreign_imports(text, path) == expected
+
+
+def test_only_the_configuration_reads_the_environment(source: Path) -> None:
+    if name_of(source) == READS_ENVIRONMENT:
+        assert environment_reads(source.read_text("utf-8")) != []
+    else:
+        assert environment_reads(source.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import os\nos.environ['X'] = '1'",
+        "import os as system\nsystem.getenv('X')",
+        "from os import environ",
+        "from os import path, getenv as read",
+        "import dotenv",
+        "from pydantic_settings import BaseSettings",
+    ],
+)
+def test_a_look_at_the_environment_is_seen_however_it_is_written(text: str) -> None:
+    assert environment_reads(text) != []
+
+
+def test_other_uses_of_os_are_fine() -> None:
+    assert environment_reads("import os\nfrom os import path\nos.replace('a', 'b')\nclass A:\n    environ = 1\nA.environ") == []
+
+
+def test_file_is_read_in_one_sitting(source: Path) -> None:
+    assert len(source.read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+def test_module_has_a_name_that_says_something(source: Path) -> None:
+    assert not BANNED_MODULES & {part.lstrip("_") for part in (*source.relative_to(ROOT).parts[:-1], source.stem)}
+
+
+def test_no_class_is_a_manager(source: Path) -> None:
+    assert manager_classes(source.read_text("utf-8")) == []
+
+
+def test_a_manager_is_seen() -> None:
+    assert manager_classes("def f():\n    class ChatManager: ...") == ["ChatManager"]
+
+
+def test_module_says_what_its_rule_is(source: Path) -> None:
+    text = source.read_text("utf-8")
+    assert not text.strip() or ast.get_docstring(ast.parse(text))
+
+
+def test_folders_of_tests_have_no_package_file() -> None:
+    """tests/bot/__init__.py would shadow the package `bot`."""
+    assert [name_of(path) for path in (ROOT / "tests").rglob("__init__.py")] == []
+
+
+def test_names_of_test_files_are_unique() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("module", ["model_server.types", "model_server.errors", "adapters.base", "bot.config"])
+def test_borders_load_neither_the_model_nor_a_platform(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (result.returncode, result.stdout.split()) == (0, []), result.stderr
