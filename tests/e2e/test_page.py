@@ -59,9 +59,9 @@ async def test_drop_a_picture_ask_and_watch_the_answer_arrive(site: Site) -> Non
     await ask(page, "What do you see?")
     answer = await site.handler.next_answer()
     await answer.add(Waiting(3, 40.0))
-    await expect(page.get_by_text("Number 3 in the queue, about 40 seconds…")).to_be_visible()
+    await expect(page.locator(".answer-state")).to_have_text("Number 3 in the queue, about 40 seconds…")
     await answer.add(Waiting(1, None))
-    await expect(page.get_by_text("You are next…")).to_be_visible()
+    await expect(page.locator(".answer-state")).to_have_text("You are next…")
     await answer.add(AnswerText("I see a **red** "))
     await expect(answers(page)).to_have_text("I see a red")
     await expect(page.get_by_role("button", name="Stop the answer")).to_be_enabled()
@@ -388,7 +388,7 @@ async def test_less_motion_means_none(site: Site) -> None:
     await drop(page)
     await ask(page, "Describe it")
     answer = await site.handler.next_answer()
-    await expect(page.get_by_text("Looking…")).to_be_visible()
+    await expect(page.locator(".answer-state")).to_have_text("Looking…")
     assert await page.evaluate("document.getAnimations().length") == 0
     await site.handler.end(answer)
 
