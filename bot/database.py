@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 from alembic.config import Config
@@ -27,7 +28,9 @@ async def open_database(url: str) -> AsyncEngine:
     try:
         if is_sqlite:
             await asyncio.to_thread(Path(parsed.database or "").parent.mkdir, parents=True, exist_ok=True)
-        engine = create_async_engine(url, pool_pre_ping=not is_sqlite, hide_parameters=True)  # no message text in errors
+        # A connection to SQLite is a thread, and starting one holds up the event loop: a few that stay, and no more in a rush.
+        pool: dict[str, Any] = {"pool_size": 4, "max_overflow": 0} if is_sqlite else {"pool_pre_ping": True}
+        engine = create_async_engine(url, hide_parameters=True, **pool)  # no message text in errors
     except ModuleNotFoundError:
         raise StoreError("PostgreSQL needs one more package: pip install 'threadsight[postgres]'.") from None
     except OSError as error:
