@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import time
 import traceback
@@ -19,6 +18,8 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+
+from adapters.address import is_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -139,12 +140,7 @@ class Guard:
 
 def _is_loopback_name(host: str) -> bool:
     name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    return name.endswith(".localhost") or is_loopback(name)
 
 
 def _is_from_another_site(request: web.Request) -> bool:

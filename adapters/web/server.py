@@ -6,11 +6,11 @@ The page lies in `static/`, the actions are in `api.py`, what tabs are told in `
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from pathlib import Path
 
 from aiohttp import web
 
+from adapters.address import is_loopback
 from adapters.base import ChatHandler
 from adapters.web.api import Api
 from adapters.web.guard import Guard
@@ -78,16 +78,6 @@ class WebAdapter:
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. A name other than localhost is taken for reachable from outside."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _name_in_url(host: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ _PLACEHOLDER = Image(b"", "image/png", "", 1, 1)
 
 
 def train_tokenizer(num_scenes: int = 6000) -> PreTrainedTokenizerFast:
+    return llama_tokenizer(_texts(num_scenes), VOCABULARY_SIZE, CONTEXT_LENGTH)
+
+
+def llama_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: int) -> PreTrainedTokenizerFast:
     """Byte-pair encoding in Llama's manner ("▁" for a space, bytes for unknown letters), words and punctuation apart."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -39,8 +43,8 @@ def train_tokenizer(num_scenes: int = 6000) -> PreTrainedTokenizerFast:
     words = Regex(r"▁?[A-Za-z]+|▁?[0-9]|▁?[^A-Za-z0-9▁]|▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(words, "isolated")
     special = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY_SIZE - 1, special_tokens=[*special, *bytes_], show_progress=False)
-    tokenizer.train_from_iterator(_texts(num_scenes), trainer)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary_size - 1, special_tokens=[*special, *bytes_], show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -53,7 +57,7 @@ def train_tokenizer(num_scenes: int = 6000) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         pad_token="</s>",
-        model_max_length=CONTEXT_LENGTH,
+        model_max_length=context_length,
     )
     fast.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
     return fast

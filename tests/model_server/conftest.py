@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image as PilImage
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -24,6 +22,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from model_server.checkpoints import Checkpoint, load_checkpoint
 from model_server.images import read_image
 from model_server.prompt import SYSTEM
+from model_server.tiny.language import llama_tokenizer
 from model_server.types import Image
 
 torch.set_num_threads(1)
@@ -33,28 +32,8 @@ CONTEXT_LENGTH = 512
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """SentencePiece's manner, as Llama has it: "▁" for spaces, bytes for what is not in the vocabulary."""
-    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     texts = [SYSTEM, "USER: What colour is the circle? ASSISTANT: The circle is red.", "describe the picture, größer als 中"] * 4
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    # Trained as special tokens, so that they are in the vocabulary; but bytes are ordinary tokens.
-    state = json.loads(tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="</s>",
-    )
-    fast.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
-    return fast
+    return llama_tokenizer(texts, 501, CONTEXT_LENGTH)
 
 
 @pytest.fixture(scope="session")
