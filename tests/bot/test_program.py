@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,8 @@ from bot.store import Store
 from model_server.checkpoints import TINY_PATH
 from model_server.images import read_image
 from tests.bot.doubles import thread
+from tests.program import PROGRAM, environment
 
-ROOT = Path(__file__).parents[2]
 QUESTION = "what colour is the circle?"
 
 pytestmark = pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")
@@ -34,17 +32,16 @@ def _red_circle() -> bytes:
 
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("THREADSIGHT_")},
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "THREADSIGHT_DATA_DIR": str(folder / "data"),
-        "THREADSIGHT_WEB_PORT": "0",
-    }
-    command = [sys.executable, "-m", "bot", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [*PROGRAM, *arguments],
+        cwd=folder,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+    )
 
 
 def test_one_question_prints_only_the_answer(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from playwright.async_api import Browser, expect
 
 from model_server.checkpoints import TINY_PATH
 from tests.chat_handler import draw_picture
+from tests.program import PROGRAM, environment
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -32,17 +32,9 @@ pytestmark = [
 @asynccontextmanager
 async def running_program(folder: Path) -> AsyncIterator[str]:
     """`threadsight run` over the data in `folder`; yields its page's address, and ends it as a service manager would."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("THREADSIGHT_")},
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "THREADSIGHT_DATA_DIR": str(folder / "data"),
-        "THREADSIGHT_WEB_PORT": "0",
-    }
     with (folder / "program.log").open("ab") as log:
         program = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bot", "run"), cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=log
+            *PROGRAM, "run", cwd=folder, env=environment(folder), stdout=asyncio.subprocess.PIPE, stderr=log
         )
         assert program.stdout is not None
         try:
