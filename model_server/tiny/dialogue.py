@@ -77,10 +77,11 @@ def _nothing(spec: Spec) -> str:
     return f"I do not see {article(spec.noun())}." if spec.shape else f"I do not see anything {spec.colour}."
 
 
-def _together(values: list[str]) -> str:
+def _together(values: list[str], same: str) -> str:
+    """Several values listed, or `same` once when they are all the same."""
     if len(set(values)) > 1:
         return listed(values)
-    return f"{'both' if len(values) == 2 else 'all'} {values[0]}"
+    return f"{'both' if len(values) == 2 else 'all'} {same}"
 
 
 def tell(scene: Scene, spec: Spec, attribute: str, name: str | None = None, things: tuple[Thing, ...] | None = None) -> str:
@@ -114,7 +115,8 @@ def tell(scene: Scene, spec: Spec, attribute: str, name: str | None = None, thin
     subject = name or spec.noun(plural=len(things) > 1)
     if len(things) == 1:
         return f"The {subject} is {values[0]}."
-    return f"The {subject} are {_together(values)}."
+    same = Spec(things[0].shape).noun(plural=True) if attribute == "shape" else values[0]
+    return f"The {subject} are {_together(values, same)}."
 
 
 class Dialogue:
@@ -130,7 +132,7 @@ class Dialogue:
         """The next turn; of this kind if it is given and, for a follow-up, if the talk so far allows one."""
         rng = self._rng
         if kind is None:
-            weights = (10, 13, 10, 12, 6, 12, 12, 9, 0, 6) if self._topic is None else (4, 8, 5, 7, 4, 7, 7, 5, 40, 4)
+            weights = (9, 12, 10, 13, 7, 11, 13, 7, 0, 9) if self._topic is None else (3, 7, 5, 8, 5, 6, 7, 4, 40, 6)
             kind = rng.choices(KINDS, weights)[0]
         return getattr(self, f"_{kind}")()  # type: ignore[no-any-return]
 
@@ -239,6 +241,8 @@ class Dialogue:
             if topic.attribute == "colour":
                 spec = Spec(spec.shape or rng.choice(SHAPES))
             return self._about(spec, topic.attribute, "follow_up", wording)
+        if topic.attribute != "count" and rng.random() < 0.08:
+            return self._count_again(topic)
         attribute = rng.choice([name for name in ("colour", "position", "size", "shape") if name != topic.attribute])
         if attribute == "size" and topic.spec == EVERYTHING and len(topic.things) > 1:
             attribute = "colour"
@@ -246,3 +250,8 @@ class Dialogue:
             attribute = "position" if topic.attribute == "colour" else "colour"
         self._topic = _Topic(topic.spec, topic.things, attribute)
         return Turn("follow_up", self._ask(f"{attribute}_again"), tell(scene, topic.spec, attribute))
+
+    def _count_again(self, topic: _Topic) -> Turn:
+        things = tuple(filter(topic.spec.matches, self._scene.things))
+        self._topic = _Topic(topic.spec, things, "count")
+        return Turn("follow_up", self._ask("count_again"), tell(self._scene, topic.spec, "count"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import re
 
+from .draw import COLOUR_NAMES
+from .wording import ASK, HELD_OUT
+
 ANSWER = (
     "I am a tiny model trained on drawings of simple shapes only, so please ask me what I see, "
     "or about the colour, shape, size, place or number of the things."
@@ -17,11 +20,27 @@ roof floor garden flower leaf apple banana bread cake pizza coffee tea milk egg 
 bag box hat shirt shoe dress coat ring watch ball toy doll robot guitar piano drum camera key lock map flag king queen doctor
 teacher player singer baby girl boy family crowd street city village country beach forest desert lake snow rain fire smoke
 stone rock sand grass field farm tractor truck engine wheel table chair bed sofa kitchen bathroom mirror curtain carpet
-picture frame logo brand price receipt menu recipe ingredient license rectangle hexagon oval pentagon octagon cube sphere
+logo brand price receipt menu recipe ingredient license rectangle hexagon oval pentagon octagon cube sphere
 pyramid cylinder cone spiral arrow line dot curve crescent trapezoid parallelogram lion tiger bear wolf fox rabbit mouse
 elephant monkey snake spider insect butterfly bee whale shark dolphin penguin eagle owl duck dragon castle tower church temple
 statue museum school hospital hotel shop market stadium airport station tunnel calendar chart graph diagram screenshot meme
 cartoon comic movie actor painting poem song story joke
+zebra giraffe camel goat pig hen chicken rooster turkey pigeon sparrow parrot swan crow bat frog toad lizard turtle crocodile
+worm ant fly wasp moth beetle crab lobster shrimp squid octopus salmon seal walrus otter beaver squirrel hamster kitten puppy
+panda koala kangaroo deer moose bison donkey mule pony dinosaur unicorn ghost witch wizard angel devil monster alien vampire
+knight pirate soldier sailor pilot chef waiter nurse dentist lawyer judge thief policeman fireman farmer painter writer dancer
+grandmother father mother sister brother uncle neighbour friend guest crowd team jacket sweater skirt sock glove scarf belt
+helmet umbrella wallet purse suitcase basket bucket barrel ladder hammer nail screw saw axe shovel rope chain wire cable plug
+battery lamp candle torch lantern oven stove fridge freezer toaster kettle pan pot bowl tray napkin towel soap brush comb razor
+pillow blanket shelf drawer cupboard desk stool bench couch carpet vase painting radio television remote laptop tablet printer
+keyboard monitor speaker headphone microphone telescope microscope thermometer compass calculator pencil eraser ruler scissors
+glue tape envelope stamp postcard newspaper magazine dictionary novel diary ticket coin banknote treasure crown sword shield
+arrowhead cannon rocket satellite planet comet galaxy volcano island waterfall glacier cave cliff valley swamp jungle meadow
+bush hedge fence gate path trail highway crossroad pavement sidewalk bridge harbour lighthouse anchor sail canoe raft ferry yacht
+submarine helicopter balloon parachute kite scooter skateboard motorcycle tram van taxi ambulance bulldozer crane
+pear peach plum cherry grape lemon lime melon mango coconut strawberry raspberry potato tomato carrot onion garlic pepper
+cucumber lettuce cabbage spinach bean pea corn rice noodle pasta soup salad sandwich burger sausage steak bacon ham cookie
+biscuit pie pudding chocolate candy honey jam butter yoghurt juice wine beer
 """
 
 _FRAMES = """
@@ -74,10 +93,29 @@ NOUNS = {is_held_out: _part(_NOUNS, r"\s+", is_held_out) for is_held_out in (Fal
 FRAMES = {is_held_out: _part(_FRAMES, r"[|\n]", is_held_out) for is_held_out in (False, True)}
 SAYINGS = {is_held_out: _part(_SAYINGS, r"[|\n]", is_held_out) for is_held_out in (False, True)}
 
+_STARTS = re.findall(r"\S+", "b bl br c ch d dr f fl g gr h j k l m n p pl qu r s sl sp st t tr v w z")
+
+# Questions that it answers, asked about things that it does not know: there only the noun tells.
+_CLAIMED = ("colour", "position", "size", "count", "existence", "switch", "switch_count", "switch_existence")
+
 
 def strange_question(rng: random.Random, is_held_out: bool) -> str:
     """A question beyond the drawn world. Held out, its noun is one that training never named."""
-    if rng.random() < 0.35 and not is_held_out:
+    if rng.random() < 0.3 and not is_held_out:
         return rng.choice(SAYINGS[False])
+    noun = rng.choice(NOUNS[is_held_out])
+    if not is_held_out and rng.random() < 0.25:
+        noun = _invented(rng)
+    if rng.random() < 0.5:
+        wordings = HELD_OUT if is_held_out and rng.random() < 0.3 else ASK
+        its = f"{rng.choice(COLOUR_NAMES)} {noun}" if rng.random() < 0.15 else noun
+        it = f"the {its}s" if rng.random() < 0.2 else f"the {its}"
+        return rng.choice(wordings[rng.choice(_CLAIMED)]).format(it=it, its=its, them=f"{its}s", themall=f"the {its}s")
     frame = rng.choice(FRAMES[False] if rng.random() < 0.7 else FRAMES[is_held_out])
-    return frame.replace("{n}", rng.choice(NOUNS[is_held_out]))
+    return frame.replace("{n}", noun)
+
+
+def _invented(rng: random.Random) -> str:
+    """A word that nobody knows, so that what it does not know is more than the list above."""
+    syllables = [rng.choice(_STARTS) + rng.choice("aeiou") for _ in range(rng.choice((1, 2, 2, 3)))]
+    return "".join(syllables) + rng.choice("bdgklmnprstxz")

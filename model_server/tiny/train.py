@@ -65,9 +65,9 @@ class Stage:
 
 TOWER_STEPS = 3200
 STAGES = (
-    Stage("language", 700, 3e-3, is_text_only=True),
-    Stage("stage1", 120, 3e-3, is_projector_only=True, kind="describe"),
-    Stage("stage2", 2400, 2.5e-3),
+    Stage("language", 500, 3e-3, is_text_only=True),
+    Stage("stage1", 60, 3e-3, is_projector_only=True, kind="describe"),
+    Stage("stage2", 4400, 2.5e-3),
 )
 
 
@@ -262,7 +262,7 @@ def _prepare_features(work: Path, tower: CLIPVisionModel, num_pictures: int) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train the bundled model from nothing. Takes an hour or two on two CPU cores.")
+    parser = argparse.ArgumentParser(description="Train the bundled model from nothing. Takes about three hours on two CPU cores.")
     parser.add_argument("--work", type=Path, default=Path(".work/tiny"), help="folder for drawings and checkpoints (3 GB)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "checkpoint", help="where the finished model goes")
     parser.add_argument("--pictures", type=int, default=100_000)

@@ -78,6 +78,10 @@ ASK: dict[str, tuple[str, ...]] = {
         "what shape is it", "what is it", "and what shape is it", "which shape", "what shape", "and its shape", "what shape was it",
         "what is its shape", "what was it", "what are they", "what is that", "what shapes are they",
     ),
+    "count_again": (
+        "how many", "how many are there", "and how many are there", "how many of them", "how many of them are there", "and how many",
+        "how many are they", "how many of those", "count them",
+    ),
     "other_again": (
         "and the other one", "what about the other one", "and the other", "how about the other one", "the other one",
         "and what about the other one", "what about the other", "the other one too", "and the second one", "same for the other one",
@@ -111,6 +115,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "position_again": ("and where was it", "can you tell me where it is", "where exactly is it"),
     "size_again": ("and what size is it", "can you tell me how big it is"),
     "shape_again": ("and what is it", "can you tell me what it is", "tell me its shape"),
+    "count_again": ("ok and how many", "so how many are there"),
     "other_again": ("ok and the other one", "so what about the other one"),
     "switch": ("ok and {it}", "so what about {it}"),
     "switch_count": ("ok and {them}", "so how many {them}"),
@@ -168,7 +173,7 @@ def typed(wording: str, rng: random.Random) -> str:
         text = rng.choice(_PREFIXES) + text
     if rng.random() < 0.07:
         text += rng.choice(_SUFFIXES)
-    if rng.random() < 0.03:
+    if rng.random() < 0.04:
         text = _with_typo(text, rng)
     pick = rng.random()
     if pick < 0.42:

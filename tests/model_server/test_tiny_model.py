@@ -15,7 +15,7 @@ from model_server.images import read_image, to_pil
 from model_server.prompt import SYSTEM
 from model_server.tiny.dialogue import KINDS
 from model_server.tiny.draw import COLOURS, Background, Scene, Thing, draw
-from model_server.tiny.evaluate import CONDITIONS, as_markdown, evaluate
+from model_server.tiny.evaluate import CONDITIONS, PASS_MARK, as_markdown, evaluate
 from model_server.types import Image, Message, Role
 
 MAX_BYTES = 16_000_000
@@ -74,7 +74,7 @@ def test_a_chat_as_in_the_article(tmp_path: Any) -> None:
     assert text.count("</s>") == 3
 
 
-@pytest.mark.parametrize("question", ["Who is the president of the zoo?", "whats 2+2", "asdkjh"])
+@pytest.mark.parametrize("question", ["Who is the president of the zoo?", "whats 2+2", "asdkjh", "is there a zebra?", "what colour is the spaceship"])
 def test_what_it_was_not_trained_on_it_says(question: str, tmp_path: Any) -> None:
     path = tmp_path / "drawing.png"
     path.write_bytes(picture_of_a_red_circle_and_a_blue_star())
@@ -83,12 +83,12 @@ def test_what_it_was_not_trained_on_it_says(question: str, tmp_path: Any) -> Non
 
 
 async def test_it_sees_and_understands() -> None:
-    """A short examination; `make evaluate-tiny` is the long one, with the bar at 95 % for every kind."""
+    """A short examination; `make evaluate-tiny` is the long one, with the same bar in every cell."""
     torch.set_num_threads(1)
     table, _ = await evaluate(num_questions=8, first_seed=7_000_000)
     assert set(table) == set(KINDS)
     for condition, *_ in CONDITIONS:
-        assert sum(row[condition] for row in table.values()) / len(table) > 0.85, condition
+        assert sum(row[condition] for row in table.values()) / len(table) >= PASS_MARK, condition
     for kind, row in table.items():
-        assert sum(row.values()) / len(row) > 0.75, kind
+        assert sum(row.values()) / len(row) >= PASS_MARK, kind
     assert as_markdown(table).count("\n") == len(KINDS) + 1
