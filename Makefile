@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := constraints.txt
-ALL_EXTRAS := discord,slack,quantization,postgres,dev
+ALL_EXTRAS := discord,slack,quantization,lora,postgres,dev
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 install` takes another.
 ifndef PYTHON
@@ -21,7 +21,7 @@ is_set = $(shell if [ -n "$${$(1):-}" ] || grep -Eqs '^[[:space:]]*(export[[:spa
 RUN_EXTRAS := $(strip \
 	$(if $(call is_set,DISCORD_TOKEN,[^"'\''[:space:]#]),discord) \
 	$(if $(call is_set,SLACK_BOT_TOKEN,[^"'\''[:space:]#]),slack) \
-	$(if $(call is_set,THREADSIGHT_QUANTIZATION,[48]bit),quantization) \
+	$(if $(call is_set,THREADSIGHT_QUANTIZATION,[48Aa]),quantization) \
 	$(if $(call is_set,THREADSIGHT_DATABASE_URL,postgres),postgres))
 empty :=
 comma := ,

@@ -183,7 +183,7 @@ class Chats:
             question or DEFAULT_QUESTION,
             images=images,
             is_start=bool(images) and (starts_new_chat or not num_in_chat),
-            notices=() if refusal else _notices(pictures, starts_new_chat=starts_new_chat and num_in_chat > 0),
+            notices=() if refusal else _notices(pictures, max_images, starts_new_chat=starts_new_chat and num_in_chat > 0),
             refusal=refusal,
         )
         return _stored_answer(turn) if refusal else self._start(turn)
@@ -240,13 +240,12 @@ def _num_images_in_chat(turns: Sequence[StoredTurn]) -> int:
     return num_images
 
 
-def _notices(pictures: Pictures, *, starts_new_chat: bool) -> list[str]:
+def _notices(pictures: Pictures, max_images: int, *, starts_new_chat: bool) -> list[str]:
     notices = list(pictures.failures)
     if pictures.unread:
         used = join_names([candidate.name for candidate, _ in pictures.used])
-        notices.append(
-            f"I look at one picture at a time here: this is about {used}, and I did not look at {join_names(pictures.unread)}."
-        )
+        limit = "one picture at a time here" if max_images == 1 else f"up to {max_images} pictures in a chat"
+        notices.append(f"I look at {limit}: this is about {used}, and I did not look at {join_names(pictures.unread)}.")
     elif pictures.used and pictures.failures:
         notices.append(f"This is about {join_names([candidate.name for candidate, _ in pictures.used])}.")
     if starts_new_chat:

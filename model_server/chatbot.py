@@ -7,6 +7,7 @@ that serves everybody else, run on an event loop in a thread of its own, so that
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import uuid
 from collections.abc import Coroutine
@@ -14,16 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
+
+from model_server import quantization
 from model_server.checkpoints import load_checkpoint
-from model_server.continuous import TransformersEngine
 from model_server.errors import PictureError
 from model_server.fetch import fetch_image_url
 from model_server.images import MAX_BYTES, read_image
 from model_server.loop import InferenceLoop
+from model_server.packed import PackedEngine
 from model_server.prompt import PromptTemplate
 from model_server.types import ChatRequest, Finished, Image, Message, Role, SamplingParams
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _NO_CHAT = "There is no chat yet. Start one with `start_new_chat`."
 
 
@@ -56,14 +61,17 @@ class LLaVAChatBot:
 
     def load_models(self, model_path: str, device_map: str = "auto", load_in_8_bit: bool = True, **quant_kwargs: Any) -> None:
         """Load a model; one that was loaded before is let go, and its chat with it."""
-        quantization = {"load_in_8bit": load_in_8_bit and not quant_kwargs.get("load_in_4bit"), **quant_kwargs}
+        if load_in_8_bit and not torch.cuda.is_available() and not quantization.is_available():
+            _log.warning("8 bit needs the extra `quantization`: the model is used in full precision.")
+            load_in_8_bit = False  # the default, which must not keep anybody from a first try
+        options = {"load_in_8bit": load_in_8_bit and not quant_kwargs.get("load_in_4bit"), **quant_kwargs}
         if self._inference is not None:
             self._wait(self._inference.close())
             self._inference = None
         self._messages = None
-        checkpoint = load_checkpoint(model_path, quantization=quantization, device_map=device_map)
+        checkpoint = load_checkpoint(model_path, quantization=options, device_map=device_map)
         self._template = checkpoint.template
-        self._inference = self._wait(_started(TransformersEngine(checkpoint, max_running=1)))
+        self._inference = self._wait(_started(PackedEngine(checkpoint, max_running=1)))
 
     def setup_image(self, img_path: str | Path) -> None:
         """Take the picture for the next chat from a file or an http(s) link. Raises `PictureError`."""
@@ -170,7 +178,7 @@ class LLaVAChatBot:
             raise
 
 
-async def _started(engine: TransformersEngine) -> InferenceLoop:
+async def _started(engine: PackedEngine) -> InferenceLoop:
     loop = InferenceLoop(engine, max_running=1)
     await loop.start()
     return loop

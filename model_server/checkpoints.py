@@ -1,39 +1,40 @@
-"""Loading a LLaVA: the bundled `tiny`, a folder, or a hub id.
+"""Loading a model: the bundled `tiny`, a folder, or a hub id; in transformers' format, in the original LLaVA's, or an adapter.
 
 Whatever goes wrong becomes a `ModelLoadError` with a plain sentence.
 """
 
 from __future__ import annotations
 
-import logging
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
-    BitsAndBytesConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
+    BaseImageProcessor,
+    GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from model_server import families, lora
 from model_server.errors import ModelLoadError
+from model_server.fit import MAX_CPU_CACHE_BYTES, Plan, best_plan, free_memory, plan
+from model_server.hub import Source, explained
+from model_server.original import is_original, read_config, read_original
 from model_server.prompt import PromptTemplate
+from model_server.quantization import AUTO, Quantization, bits, placement, use_plain_kernels_for_odd_sizes
+from model_server.vision import PictureForms
 
 TINY = "tiny"
 TINY_PATH = Path(__file__).parent / "tiny" / "checkpoint"
-
-# "none", "8bit", "4bit", or keyword arguments of transformers' BitsAndBytesConfig.
-Quantization = str | Mapping[str, Any]
-
-_log = logging.getLogger(__name__)
-_UNQUANTIZED_PARTS = [r".*vision_tower", r".*multi_modal_projector", "lm_head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,114 +42,186 @@ class Checkpoint:
     """A loaded model with all that belongs to it."""
 
     name: str
-    model: LlavaForConditionalGeneration
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    image_processor: LlavaImageProcessorPil
+    image_processor: BaseImageProcessor
     template: PromptTemplate
-    num_image_tokens: int
+    forms: PictureForms
+    num_image_tokens: int  # the most that one picture takes
+    max_images_per_chat: int
     context_length: int
     eos_ids: tuple[int, ...]
+    plan: Plan  # as it was foreseen before loading
 
 
 def load_checkpoint(
-    model: str = TINY, *, quantization: Quantization = "none", device_map: str | Mapping[str, Any] = "auto"
+    model: str = TINY,
+    *,
+    revision: str | None = None,
+    quantization: Quantization = "none",
+    device_map: str | Mapping[str, Any] = "auto",
 ) -> Checkpoint:
-    """Load a checkpoint whose model_type is llava; blocks as long as that takes, downloads included. Raises `ModelLoadError`."""
-    path = str(TINY_PATH) if model == TINY else model
+    """Load a checkpoint; blocks as long as that takes, downloads included. Raises `ModelLoadError`.
+
+    `model` is `tiny`, a folder or a hub id, and `revision` a branch, tag or commit on the hub.
+    """
+    source = source_of(model, revision)
+    name = TINY if model == TINY else source.name
+    with explained(model):
+        parts = _read(source)
+        planned = _plan(parts.config, quantization, free_memory(), name)
+        arguments = placement(planned.quantization if quantization == AUTO else quantization, device_map)
+        if parts.adapter is not None:
+            whole = _load(parts, {"dtype": arguments["dtype"], "attn_implementation": "sdpa"})
+            parts = replace(parts, state_dict=lora.merge(whole, source, parts.adapter))
+        weights = _load(parts, arguments)
+        use_plain_kernels_for_odd_sizes(weights)
+        return _checkpoint(name, weights.eval(), parts, planned)
+
+
+def check_fit(
+    model: str = TINY, *, revision: str | None = None, quantization: Quantization = AUTO, free_bytes: int | None = None
+) -> Plan:
+    """What loading would come to, told from the configuration alone: nothing else is downloaded. See `Plan.fits`.
+
+    `free_bytes` None is what is free now. Raises `ModelLoadError`, for `auto` also when nothing fits.
+    """
+    source = source_of(model, revision)
+    with explained(model):
+        config_source, settings, base, _ = _settings(source)
+        if is_original(settings):
+            config: Any = read_config(config_source, settings)
+        else:
+            config = AutoConfig.from_pretrained(base.path, trust_remote_code=False, **base.arguments)
+            families.check_servable(base.path, config)
+        name = TINY if model == TINY else source.name
+        return _plan(config, quantization, free_memory() if free_bytes is None else free_bytes, name)
+
+
+def _plan(config: Any, quantization: Quantization, free_bytes: int, name: str) -> Plan:
+    if quantization == AUTO:
+        planned = best_plan(config, free_bytes, name=name)
+    else:
+        planned = plan(config, bits(quantization), free_bytes, name=name)
+    if torch.cuda.is_available():
+        return planned
+    return replace(planned, cache_bytes=min(planned.cache_bytes, MAX_CPU_CACHE_BYTES))
+
+
+def source_of(model: str, revision: str | None = None) -> Source:
+    """Raises `ModelLoadError` when the bundled model is not there."""
     if model == TINY and not TINY_PATH.is_dir():
         raise ModelLoadError("The bundled model is missing from this installation. Please install Threadsight again.")
-    is_local = Path(path).is_dir()
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=is_local)
-        _check_type(model, config)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=is_local)
-        image_processor = _image_processor(path, config, is_local)
-        placement = _placement(_bitsandbytes(quantization), device_map)
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-            path, config=config, local_files_only=is_local, output_loading_info=True, **placement
-        )
-    except torch.cuda.OutOfMemoryError as error:
-        raise ModelLoadError(
-            f"{model} does not fit into this GPU's memory. Quantization (8bit or 4bit) makes it smaller."
-        ) from error
-    except ImportError as error:
-        raise ModelLoadError(f"{model} cannot be loaded, because a package is missing: {error}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelLoadError(f"{model} cannot be loaded as a model: {first_line}") from error
-    weights, info = loaded
-    if info["missing_keys"]:  # transformers would fill them with noise, and only warn
-        raise ModelLoadError(f"{model} is not complete: weights for {len(info['missing_keys'])} parts of the model are missing.")
+    return Source(str(TINY_PATH)) if model == TINY else Source(model, revision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A checkpoint before its weights are loaded: from `state_dict`, or from the files of `base`."""
+
+    base: Source
+    config: Any
+    tokenizer: PreTrainedTokenizerFast
+    processor: ProcessorMixin | None  # None for LLaVA-1.5
+    image_processor: BaseImageProcessor
+    state_dict: dict[str, torch.Tensor] | None = None
+    adapter: dict[str, Any] | None = None  # the content of adapter_config.json
+    generation_config: GenerationConfig | None = None
+    chat_template: str | None = None
+
+
+def _settings(source: Source) -> tuple[Source, dict[str, Any], Source, dict[str, Any] | None]:
+    """Whose config.json is the model's, its content, whose weights, and adapter_config.json if `source` is an adapter."""
+    adapter = source.settings("adapter_config.json")
+    settings = source.settings(is_needed=adapter is None)
+    if adapter is None:
+        return source, settings or {}, source, None
+    base = lora.base_of(source, adapter)
+    if settings is not None and is_original(settings):  # LLaVA's own adapters bring the whole model's
+        return source, settings, base, adapter
+    return base, base.settings(is_needed=True) or {}, base, adapter
+
+
+def _read(source: Source) -> _Parts:
+    config_source, settings, base, adapter = _settings(source)
+    if not is_original(settings):
+        return _read_as_is(base, adapter)
+    others = None if adapter is None else source.file("non_lora_trainables.bin")
+    parts = read_original(config_source, settings, base=base, others=others)
+    return _Parts(
+        base,
+        parts.config,
+        parts.tokenizer,
+        None,
+        parts.image_processor,
+        state_dict=parts.state_dict,
+        adapter=adapter,
+        generation_config=parts.generation_config,
+        chat_template=parts.chat_template,
+    )
+
+
+def _read_as_is(source: Source, adapter: dict[str, Any] | None) -> _Parts:
+    """A checkpoint in transformers' own format."""
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
+    families.check_servable(source.path, config)
+    tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelLoadError(f"{model} has no fast tokenizer (tokenizer.json), and I need one.")
-    return _checkpoint(Path(model).name if is_local else model, weights.eval(), tokenizer, image_processor)
+        raise ModelLoadError(f"{source.path} has no fast tokenizer (tokenizer.json), and I need one.")
+    processor = families.load_processor(source.path, config, tokenizer, **source.arguments)
+    image_processor = _image_processor(source, config) if processor is None else processor.image_processor
+    return _Parts(source, config, tokenizer, processor, image_processor, adapter=adapter)
 
 
-def _checkpoint(
-    name: str, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, image_processor: LlavaImageProcessorPil
-) -> Checkpoint:
+def _load(parts: _Parts, arguments: Mapping[str, Any]) -> PreTrainedModel:
+    model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(parts.config)]
+    weights: PreTrainedModel
+    weights, info = model_class.from_pretrained(
+        None if parts.state_dict is not None else parts.base.path,
+        config=copy.deepcopy(parts.config),  # a model makes its config its own
+        state_dict=parts.state_dict,
+        output_loading_info=True,
+        **parts.base.arguments,
+        **arguments,
+    )
+    if info["missing_keys"]:  # transformers would fill them with noise, and only warn
+        raise ModelLoadError(
+            f"{parts.base.path} is not complete: weights for {len(info['missing_keys'])} parts of the model are missing."
+        )
+    if parts.generation_config is not None:
+        weights.generation_config = parts.generation_config
+    return weights
+
+
+def _checkpoint(name: str, model: PreTrainedModel, parts: _Parts, planned: Plan) -> Checkpoint:
+    tokenizer, processor, image_processor = parts.tokenizer, parts.processor, parts.image_processor
     config: Any = model.config
-    num_patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     eos_ids = {int(tokenizer.eos_token_id), *(eos if isinstance(eos, list) else [eos] if eos is not None else [])}
+    forms = families.picture_forms(config, image_processor, processor)
+    context_length = families.context_length(config)
+    families.check_pictures_as_embeddings(name, model, processor)
     return Checkpoint(
         name=name,
         model=model,
         tokenizer=tokenizer,
         image_processor=image_processor,
-        template=PromptTemplate(tokenizer),
-        num_image_tokens=num_patches if config.vision_feature_select_strategy == "default" else num_patches + 1,
-        context_length=config.text_config.max_position_embeddings,
+        template=families.prompt_template(name, tokenizer, processor, eos_ids, parts.chat_template),
+        forms=forms,
+        num_image_tokens=families.num_image_tokens(forms, is_one_of_several=False),
+        max_images_per_chat=families.max_images_per_chat(config, forms, context_length),
+        context_length=context_length,
         eos_ids=tuple(sorted(eos_ids)),
+        plan=planned,
     )
 
 
-def _check_type(model: str, config: Any) -> None:
-    if not isinstance(config, LlavaConfig):
-        raise ModelLoadError(f"{model} is of type {config.model_type}, and this version runs LLaVA-1.5 models (type llava) only.")
-
-
-def _image_processor(path: str, config: Any, is_local: bool) -> LlavaImageProcessorPil:
+def _image_processor(source: Source, config: Any) -> LlavaImageProcessorPil:
     """As LLaVA-1.5 was trained: padded to a square with the mean colour, then resized. The published files say centre crop instead,
     which loses a quarter of a 4:3 picture."""
     side = config.vision_config.image_size
     processor = LlavaImageProcessorPil.from_pretrained(
-        path, local_files_only=is_local, do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        source.path, do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side}, **source.arguments
     )
     assert isinstance(processor, LlavaImageProcessorPil)
     return processor
-
-
-def _bitsandbytes(quantization: Quantization) -> BitsAndBytesConfig | None:
-    if isinstance(quantization, str):
-        known: dict[str, dict[str, Any]] = {
-            "none": {},
-            "8bit": {"load_in_8bit": True},
-            "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-        }
-        if quantization not in known:
-            raise ModelLoadError(f"Quantization can be none, 8bit or 4bit, not {quantization}.")
-        quantization = known[quantization]
-    if not quantization.get("load_in_8bit") and not quantization.get("load_in_4bit"):
-        return None
-    if not torch.cuda.is_available():
-        _log.warning("There is no CUDA device here: the model is used in full precision instead of %s.", _bits(quantization))
-        return None
-    defaults = {"llm_int8_skip_modules": _UNQUANTIZED_PARTS, "bnb_4bit_compute_dtype": torch.bfloat16}
-    return BitsAndBytesConfig(**{**defaults, **quantization})
-
-
-def _bits(quantization: Mapping[str, Any]) -> str:
-    return "8 bit" if quantization.get("load_in_8bit") else "4 bit"
-
-
-def _placement(quantization: BitsAndBytesConfig | None, device_map: str | Mapping[str, Any]) -> dict[str, Any]:
-    """On one device, always: the engine serves one GPU, and layers that are left on the CPU would make it slower than no GPU."""
-    if not torch.cuda.is_available():
-        return {"dtype": torch.float32, "attn_implementation": "sdpa"}
-    dtype = torch.float16 if quantization is not None and quantization.load_in_8bit else torch.bfloat16
-    placement: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
-    placement["device_map"] = {"": 0} if device_map == "auto" else device_map
-    if quantization is not None:
-        placement["quantization_config"] = quantization
-    return placement

@@ -35,8 +35,11 @@ class QueueFull(RequestRefused):
 
 
 class PromptTooLong(RequestRefused):
-    def __init__(self, num_tokens: int, max_tokens: int) -> None:
-        super().__init__(f"This is too long for me: {num_tokens} tokens, and I can take {max_tokens}. Please ask in fewer words.")
+    """The numbers are 0 when only a server far away knows them."""
+
+    def __init__(self, num_tokens: int = 0, max_tokens: int = 0) -> None:
+        size = f": {num_tokens} tokens, and I can take {max_tokens}" if num_tokens else ""
+        super().__init__(f"This is too long for me{size}. Please ask in fewer words.")
         self.num_tokens = num_tokens
         self.max_tokens = max_tokens
 

@@ -2,13 +2,15 @@
 
 Whatever cannot be answered is refused at once: a full queue, a prompt that can never fit, a shutdown. The rest waits in order of
 arrival until the engine has a place and enough cache for the whole answer, so that a running answer is never pushed out. When the
-engine breaks, everybody who waits or runs is told at once, and `wait_failed` raises. All methods belong to one event loop's thread;
-whatever blocks runs in other threads.
+engine breaks, everybody who waits or runs is told at once, and `wait_failed` raises. When nobody asks for a while, the model may
+leave the memory; whoever asks next waits until it is back, and is told so. All methods belong to one event loop's thread; whatever
+blocks runs in other threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import deque
@@ -42,22 +44,26 @@ class _Job:
 class InferenceLoop:
     """Use: `await start()`, then `submit`, then `await drain(...)` and `await close()`."""
 
-    def __init__(self, engine: Engine, *, max_queue: int = 64, max_running: int = 16) -> None:
+    def __init__(self, engine: Engine, *, max_queue: int = 64, max_running: int = 16, idle_unload_seconds: float = 0) -> None:
         self._engine = engine
         self._max_queue = max_queue
         self._max_running = max_running
+        self._idle_unload_seconds = idle_unload_seconds  # 0: the model stays loaded
         self._waiting: deque[_Job] = deque()
         self._running: dict[str, _Job] = {}
         self._numbers = itertools.count()
         self._mean_seconds: float | None = None
         self._is_accepting = False
+        self._is_loaded = False
         self._is_closed = False
         self._failure: EngineFailed | None = None
         self._has_failed = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._has_work = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._adding = ThreadPoolExecutor(1, "threadsight-pictures")
+        self._sleeper: asyncio.Task[None] | None = None
+        self._beside = ThreadPoolExecutor(1, "threadsight-beside-the-engine")  # one thread: starting, adding, unloading take turns
 
     @property
     def capabilities(self) -> ModelCapabilities:
@@ -71,8 +77,19 @@ class InferenceLoop:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def is_loaded(self) -> bool:
+        """False while the model has left the memory, and until it is back."""
+        return self._is_loaded
+
     async def start(self) -> None:
         """Raises `ModelLoadError`."""
+        await self._load()
+        self._is_accepting = True
+        if self._idle_unload_seconds:
+            self._sleeper = asyncio.create_task(self._sleep_when_idle())
+
+    async def _load(self) -> None:
         loop = asyncio.get_running_loop()
 
         def from_engine(outputs: list[EngineOutput]) -> None:
@@ -83,8 +100,8 @@ class InferenceLoop:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._fail, error)
 
-        await asyncio.to_thread(self._engine.start, from_engine, on_failure)
-        self._is_accepting = True
+        await loop.run_in_executor(self._beside, self._engine.start, from_engine, on_failure)
+        self._is_loaded = True
 
     async def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
         """How many tokens a chat's prompt has, pictures included. The answer needs room in the context, too."""
@@ -104,6 +121,7 @@ class InferenceLoop:
         job = _Job(f"{next(self._numbers)}", request, stream, cost)
         self._waiting.append(job)
         self._is_idle.clear()
+        self._has_work.set()
         self._advance()
         return stream
 
@@ -127,9 +145,12 @@ class InferenceLoop:
         self._is_closed = True
         self._is_accepting = False
         self._end_all(ShuttingDown(_SHUTTING_DOWN))
+        if self._sleeper is not None:
+            self._sleeper.cancel()
+            self._tasks.add(self._sleeper)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._adding.shutdown(wait=False)
-        await asyncio.to_thread(self._engine.stop)
+        await asyncio.get_running_loop().run_in_executor(self._beside, self._engine.stop)
+        self._beside.shutdown(wait=False)
 
     async def wait_failed(self) -> Never:
         """Raises `EngineFailed` when the engine has broken; until then it waits."""
@@ -162,15 +183,50 @@ class InferenceLoop:
 
     def _advance(self) -> None:
         """Start what can be started, and tell the others where they stand."""
-        while self._waiting and len(self._running) < self._max_running:
+        while self._is_loaded and self._waiting and len(self._running) < self._max_running:
             free = self._engine.cache_capacity - sum(job.cost for job in self._running.values())
             if self._waiting[0].cost > free:
                 break
             self._begin(self._waiting.popleft())
         for position, job in enumerate(self._waiting, 1):
-            job.stream.put_queued(Queued(position, self._estimate(position)))
+            job.stream.put_queued(Queued(position, self._estimate(position), is_loading=not self._is_loaded))
         if not self._waiting and not self._running:
             self._is_idle.set()
+
+    async def _sleep_when_idle(self) -> None:
+        try:
+            while True:
+                await self._unload_once()
+        except Exception as error:
+            self._fail(error)
+
+    async def _unload_once(self) -> None:
+        """Wait until nobody has asked for long enough, unload the model, and load it again for the next one."""
+        await self._is_idle.wait()
+        self._has_work.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._idle_unload_seconds):
+                await self._has_work.wait()
+        if self._waiting or self._running:
+            return
+        self._is_loaded = False
+        await asyncio.get_running_loop().run_in_executor(self._beside, self._engine.unload)
+        _log.info("Nobody asked for %g seconds: the model was unloaded.", self._idle_unload_seconds)
+        while not self._is_loaded:
+            await self._wake()
+
+    async def _wake(self) -> None:
+        """Load the model as soon as somebody asks. When it cannot be loaded, those who wait are told; the next one tries again."""
+        while not self._waiting:
+            self._has_work.clear()
+            await self._has_work.wait()
+        try:
+            await self._load()
+        except ModelServerError as error:
+            _log.error("the model could not be loaded again: %s", error)
+            self._end_all(EngineFailed("The model could not be loaded again. Please try again later."))
+        else:
+            self._advance()
 
     def _estimate(self, position: int) -> float | None:
         return None if self._mean_seconds is None else self._mean_seconds * position / self._max_running
@@ -191,7 +247,7 @@ class InferenceLoop:
             return True
 
         try:
-            job.is_in_engine = await asyncio.get_running_loop().run_in_executor(self._adding, add)
+            job.is_in_engine = await asyncio.get_running_loop().run_in_executor(self._beside, add)
         except Exception as error:
             _log.error("a request could not be started: %s", type(error).__name__)
             job.stream.fail(error if isinstance(error, ModelServerError) else EngineFailed(_FAILED))
@@ -207,13 +263,13 @@ class InferenceLoop:
                 continue
             if output.error is not None:
                 _log.error("the engine failed one request")
-                job.stream.fail(EngineFailed(_FAILED))
+                job.stream.fail(output.error if isinstance(output.error, ModelServerError) else EngineFailed(_FAILED))
                 self._leave(job)
                 continue
             job.stream.put_text(output.text, output.token_ids, output.num_cached_tokens)
             if output.finish_reason is not None:
                 self._learn(asyncio.get_running_loop().time() - job.started_at)
-                job.stream.finish(output.finish_reason)
+                job.stream.finish(output.finish_reason, output.usage)
                 self._leave(job)
 
     def _learn(self, seconds: float) -> None:

@@ -1,18 +1,25 @@
-"""The prompt that LLaVA-1.5 was trained with (conv_vicuna_v1; haotian-liu/LLaVA c121f04).
+"""Prompts: a chat becomes token ids with pictures between them.
+
+LLaVA-1.5 gets the prompt that it was trained with (conv_vicuna_v1; haotian-liu/LLaVA c121f04):
 
     <s>SYSTEM USER: <image>\\nQ1 ASSISTANT: A1</s>USER: Q2 ASSISTANT:
 
-Each segment is encoded by itself and its ids are appended, so that a longer chat's prompt starts with the very ids of the shorter
-one's. An answer's ids are those that the model generated: they are kept, never re-made. What people write never becomes a special
-token: a question that contains "</s>" or "<image>" is ordinary text.
+Every other model gets its own chat template. A template is rendered with marks in place of what people and the model wrote, and
+each stretch between special tokens is encoded by itself. So a longer chat's prompt starts with the very ids of the shorter one's,
+an answer's ids are those that the model generated (kept, never re-made), and what people write never becomes a special token: a
+question that contains "</s>" or "<image>" is ordinary text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from model_server.detokenizer import decode
@@ -23,7 +30,18 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 IMAGE_PLACEHOLDER = "<image>"
+VICUNA = (
+    "{{ bos_token }}" + SYSTEM + " {% for message in messages %}{% if message.role == 'user' %}USER: "
+    "{% for part in message.content %}{{ '<image>\n' if part.type == 'image' else part.text }}{% endfor %} ASSISTANT:"
+    "{% else %} {{ message.content[0].text }}{{ eos_token }}{% endif %}{% endfor %}"
+)
 _MAX_KEPT_LENGTH = 8192  # characters; a few huge questions must not fill the memory
+_MARK = re.compile("\ue000([0-9]+)\ue001")  # stands for a message's text in a rendered template
+_AFTER_SPECIAL = "\ufdd0\ufdd1"  # stands for any special token before a stretch of text: noncharacters, which nobody writes
+_AFTER_WORD = "a"
+_LAST_WORD = re.compile(r"\S*\s*\Z")
+
+_Shape = tuple[tuple[Role, int], ...]  # of a chat: who speaks, with how many pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,72 +54,167 @@ class Prompt:
     def images(self) -> tuple[Image, ...]:
         return tuple(part for part in self.parts if isinstance(part, Image))
 
-    def num_tokens(self, num_image_tokens: int) -> int:
-        return sum(num_image_tokens if isinstance(part, Image) else len(part) for part in self.parts)
+    @property
+    def num_text_tokens(self) -> int:
+        return sum(len(part) for part in self.parts if not isinstance(part, Image))
 
 
 class PromptTemplate:
-    """conv_vicuna_v1 for one tokenizer. Safe to use from several threads."""
+    """A chat template for one tokenizer; without `chat_template` conv_vicuna_v1. Safe to use from several threads.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no beginning-of-sequence or no end-of-sequence token")
+    `image_token` is what the template writes for a picture; `eos_ids` can end an answer, besides the tokenizer's own end. Raises
+    ValueError for a template that cannot be used.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        chat_template: str | None = None,
+        *,
+        image_token: str = IMAGE_PLACEHOLDER,
+        eos_ids: Iterable[int] = (),
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end-of-sequence token")
+        if chat_template is None and tokenizer.bos_token_id is None:
+            raise ValueError("the tokenizer has no beginning-of-sequence token")
         self._tokenizer = tokenizer
-        self._bos_id = int(tokenizer.bos_token_id)
-        self._eos_id = int(tokenizer.eos_token_id)
-        self._eos = str(tokenizer.eos_token)
-        # Every turn repeats all earlier segments: only the new ones are encoded.
+        self._chat_template = chat_template or VICUNA
+        self._image_token = image_token
+        self._eos_ids = {int(tokenizer.eos_token_id), *eos_ids}
+        # LLaVA-1.5's tokens after a special token are those at the beginning of a text (the "legacy" way of its tokenizer).
+        self._after_special = _AFTER_SPECIAL if chat_template else ""
+        self._added = {token.content: (index, token) for index, token in tokenizer.added_tokens_decoder.items()}
+        longest_first = sorted({*self._added, image_token}, key=len, reverse=True)
+        self._special = re.compile("|".join(re.escape(content) for content in longest_first))
+        self._special_ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special_ids -= {tokenizer.unk_token_id}  # what people write may well be unknown
+        self._plain = _without_added_tokens(tokenizer)
+        # What the tokenizer itself puts before every text.
+        self._opening_ids = [i for i in tokenizer.encode("") if i == tokenizer.bos_token_id]
+        # Every turn repeats all earlier segments: only the new ones are rendered and encoded.
+        self._render = lru_cache(maxsize=512)(self._render_shape)
         self._encode_short = lru_cache(maxsize=2048)(self._encode_text)
-        self._encode_answer = lru_cache(maxsize=512)(self._answer_ids)
+        self._can_keep = lru_cache(maxsize=512)(self._spells)
+        probe = (Message(Role.USER, "a"), Message(Role.ASSISTANT, "b"), Message(Role.USER, "c"))
+        rendered = self._render(_shape(probe)) + self._render(((Role.USER, 1),))
+        if _MARK.findall(rendered) != ["0", "1", "2", "0"] or rendered.count(image_token) != 1:
+            raise ValueError("the chat template does not write each text and each picture once, in order")
 
     def text(self, messages: Sequence[Message]) -> str:
-        """The prompt as text, `<image>` standing for a picture; for people to read, not for the model."""
-        return SYSTEM + " " + "".join(self._segment(message) for message in messages)
+        """The prompt as text, an image token standing for a picture; for people to read, not for the model."""
+        rendered = self._render(_shape(messages))
+        if self._chat_template == VICUNA:
+            rendered = rendered.removeprefix(str(self._tokenizer.bos_token))
+        return _MARK.sub(lambda mark: messages[int(mark[1])].text.strip(), rendered)
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """The prompt of a chat that the model is to continue. Raises ValueError unless user and assistant alternate, user last."""
         _check_order(messages)
-        ids: list[int] = [self._bos_id]
+        images = iter([image for message in messages for image in message.images])
         parts: list[tuple[int, ...] | Image] = []
-        before = SYSTEM + " "
-        for message in messages:
-            if message.role is Role.ASSISTANT:
-                ids += self._encode_answer(message.text.strip(), message.token_ids)
-                continue
-            head = before + "USER: "
-            before = ""
-            for image in message.images:
-                ids += self._encode(head)
-                parts += [tuple(ids), image]
-                ids, head = [], "\n"
-            ids += self._encode(f"{head}{message.text.strip()} ASSISTANT:")
+        writes_bos = self._render(_shape(messages)).startswith(str(self._tokenizer.bos_token))
+        ids: list[int] = [] if writes_bos else [*self._opening_ids]
+        for piece in self._pieces(messages):
+            if piece is None:
+                parts += [tuple(ids), next(images)]
+                ids = []
+            else:
+                ids += piece
         return Prompt((*parts, tuple(ids)))
 
-    def _segment(self, message: Message) -> str:
-        if message.role is Role.USER:
-            pictures = f"{IMAGE_PLACEHOLDER}\n" * len(message.images)
-            return f"USER: {pictures}{message.text.strip()} ASSISTANT:"
-        return f" {message.text.strip()}{self._eos}"
+    def _pieces(self, messages: Sequence[Message]) -> Iterator[tuple[int, ...] | None]:
+        """Ids, and None for a picture."""
+        rendered = self._render(_shape(messages))
+        context, text, start = "", "", 0
+        is_trimmed = False
+        for match in re.finditer(f"{_MARK.pattern}|{self._special.pattern}", rendered):
+            before, start = rendered[start : match.start()], match.end()
+            text += before.lstrip() if is_trimmed else before
+            is_trimmed = False
+            if not match[1]:
+                index, token = self._added.get(match[0], (None, None))
+                if token is not None and token.lstrip:
+                    text = text.rstrip()
+                yield self._encode(context, text)
+                context, text = self._after_special, ""
+                is_trimmed = token is not None and token.rstrip
+                if match[0] == self._image_token:
+                    yield None
+                elif index is not None:
+                    yield (index,)
+                continue
+            message, number = messages[int(match[1])], int(match[1])
+            written = message.text.strip()
+            # An answer stands where it was generated: behind what the prompt ended with then. Templates differ from that by spaces.
+            opening = self._render(_shape(messages[:number])) if message.role is Role.ASSISTANT else ""
+            stem, head = opening.rstrip(), rendered[: match.start()]
+            if not stem or not head.startswith(stem) or head[len(stem) :].strip():
+                text += written
+                continue
+            text = text.removesuffix(head[len(stem) :]) + opening[len(stem) :]
+            yield self._encode(context, text)
+            if message.token_ids is not None and self._can_keep(message.token_ids, written):
+                yield _without_end(message.token_ids, self._eos_ids)
+            elif written:
+                last_word = _LAST_WORD.search(text)
+                space = head.removeprefix(opening) if head.startswith(opening) else ""
+                yield self._encode(last_word[0] if last_word else "", space + written)
+            context, text = _AFTER_WORD, ""
+        rest = rendered[start:]
+        yield self._encode(context, text + (rest.lstrip() if is_trimmed else rest))
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        return self._encode_short(text) if len(text) <= _MAX_KEPT_LENGTH else self._encode_text(text)
+    def _render_shape(self, shape: _Shape) -> str:
+        chat: list[Any] = []
+        for number, (role, num_images) in enumerate(shape):
+            text = {"type": "text", "text": f"\ue000{number}\ue001"}
+            chat.append({"role": str(role), "content": [*({"type": "image"} for _ in range(num_images)), text]})
+        rendered = self._tokenizer.apply_chat_template(
+            chat, chat_template=self._chat_template, tokenize=False, add_generation_prompt=bool(shape) and shape[-1][0] is Role.USER
+        )
+        assert isinstance(rendered, str)
+        return rendered
 
-    def _encode_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    def _encode(self, context: str, text: str) -> tuple[int, ...]:
+        if not text:
+            return ()
+        return self._encode_short(context, text) if len(text) <= _MAX_KEPT_LENGTH else self._encode_text(context, text)
 
-    def _answer_ids(self, text: str, token_ids: tuple[int, ...] | None) -> tuple[int, ...]:
-        # Ids that do not spell the text came from another tokenizer, or would even stand for somebody's picture.
-        if token_ids is None or not self._spells(token_ids, text):
-            before = self._encode("ASSISTANT:")
-            both = self._encode(f"ASSISTANT: {text}") if text else before
-            token_ids = both[len(before) :] if both[: len(before)] == before else self._encode(text)
-        return token_ids if token_ids[-1:] == (self._eos_id,) else (*token_ids, self._eos_id)
+    def _encode_text(self, context: str, text: str) -> tuple[int, ...]:
+        """The ids of `text` as it stands after `context`, none of them a special token's."""
+        text = text.replace(_AFTER_SPECIAL, "")
+        before = self._plain.encode(context, add_special_tokens=False).ids
+        both = self._plain.encode(context + text, add_special_tokens=False).ids
+        if both[: len(before)] != before:
+            before, both = [], self._plain.encode(text, add_special_tokens=False).ids
+        ids = both[len(before) :]
+        if len(text) > 1 and not self._special_ids.isdisjoint(ids):  # some tokenizers have special tokens among the ordinary ones
+            return tuple(i for character in text for i in self._encode_text(self._after_special, character))
+        return tuple(ids)
 
-    def _spells(self, token_ids: Iterable[int], text: str) -> bool:
+    def _spells(self, token_ids: Sequence[int], text: str) -> bool:
+        """Ids that do not spell the text came from another tokenizer, or would even stand for somebody's picture."""
         ids = list(token_ids)
-        if self._eos_id in ids[:-1] or not all(0 <= i < len(self._tokenizer) for i in ids):
+        picture, _ = self._added.get(self._image_token, (None, None))
+        if picture in ids or not self._eos_ids.isdisjoint(ids[:-1]) or not all(0 <= i < len(self._tokenizer) for i in ids):
             return False
         return decode(self._tokenizer, ids).strip() == text
+
+
+def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.update(added_tokens=[], truncation=None, padding=None)
+    plain = Tokenizer.from_str(json.dumps(state))
+    plain.add_tokens([AddedToken(_AFTER_SPECIAL, normalized=False)])
+    return plain
+
+
+def _without_end(ids: tuple[int, ...], eos_ids: set[int]) -> tuple[int, ...]:
+    return ids[:-1] if ids and ids[-1] in eos_ids else ids
+
+
+def _shape(messages: Sequence[Message]) -> _Shape:
+    return tuple((message.role, len(message.images)) for message in messages)
 
 
 def _check_order(messages: Sequence[Message]) -> None:

@@ -89,9 +89,9 @@ class TokenStream:
             self._num_cached_tokens = num_cached_tokens
             self._news.set()
 
-    def finish(self, reason: FinishReason) -> None:
+    def finish(self, reason: FinishReason, usage: Usage | None = None) -> None:
         if self._end is None:
-            usage = Usage(self._num_prompt_tokens, self._num_cached_tokens, len(self._token_ids))
+            usage = usage or Usage(self._num_prompt_tokens, self._num_cached_tokens, len(self._token_ids))
             self._end = Finished(reason, "".join(self._text), tuple(self._token_ids), usage)
             self._news.set()
 

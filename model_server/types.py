@@ -93,10 +93,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The request waits: `position` 1 is next. The estimate is None until the loop has finished something to judge by."""
+    """The request waits: `position` 1 is next. The estimate is None until the loop has finished something to judge by.
+
+    `is_loading`: the model had left the memory and is being loaded, which the estimate does not know of.
+    """
 
     position: int
     estimated_wait_seconds: float | None
+    is_loading: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,10 @@ StreamEvent = Queued | Delta | Finished
 
 @dataclass(frozen=True, slots=True)
 class ModelCapabilities:
-    """What a loaded model can take. Lengths are in tokens, image tokens and the answer included in `context_length`."""
+    """What a loaded model can take. Lengths are in tokens, image tokens and the answer included in `context_length`.
+
+    A picture takes up to `num_image_tokens`, by its size.
+    """
 
     model_name: str
     context_length: int

@@ -127,7 +127,7 @@ def test_wheel_holds_the_license_and_valid_metadata(wheel: Path) -> None:
         scripts = archive.read(f"{info}/entry_points.txt").decode()
         tags = email.parser.BytesParser().parsebytes(archive.read(f"{info}/WHEEL"))
     assert (metadata.name, str(metadata.version), metadata.license_expression) == (PROJECT["name"], PROJECT["version"], "MIT")
-    assert set(metadata.provides_extra or []) == {"discord", "slack", "quantization", "postgres", "dev"}
+    assert set(metadata.provides_extra or []) == {"discord", "slack", "quantization", "lora", "postgres", "dev"}
     assert "threadsight = bot.cli:main" in scripts
     assert tags["Tag"] == "py3-none-any"
 

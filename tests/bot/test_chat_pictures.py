@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -79,6 +80,16 @@ async def test_the_first_usable_picture_is_used_and_the_answer_says_which(chats:
     ]
     assert model.requests[0].messages[0].images == (image("red"),)
     assert end_of(events).status is AnswerStatus.COMPLETE
+
+
+async def test_more_pictures_than_a_chat_may_have_are_named(new_chats: Callable[..., Chats]) -> None:
+    model = ScriptedModel(max_images_per_chat=2)
+    files = [attachment(RED, "red.png"), attachment(RED, "again.png"), attachment(BLUE, "blue.png"), attachment(BLUE, "last.png")]
+    events = await ask(new_chats(model), "?", *files)
+    assert notices_of(events) == [
+        "I look at up to 2 pictures in a chat: this is about red.png and again.png, and I did not look at blue.png and last.png."
+    ]
+    assert model.requests[0].messages[0].images == (image("red"), image("red"))
 
 
 # -- links ------------------------------------------------------------------------------------------------------------------

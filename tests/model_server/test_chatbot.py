@@ -36,7 +36,7 @@ def test_three_turns(bot: LLaVAChatBot, red: Path) -> None:
     assert text.count(SYSTEM) == 1
     assert text.count("</s>") == 3 + "".join(answers).count("</s>") == 3
     assert bot.start_new_chat(red, "describe the picture", do_sample=False, max_new_tokens=7) == answers[0]
-    assert bot.get_conv_text().count("USER") == 1
+    assert bot.get_conv_text().count("USER: ") == 1
 
 
 def test_sampling_arguments(bot: LLaVAChatBot, red: Path) -> None:
@@ -98,5 +98,18 @@ def test_a_script_that_forgets_to_close_still_ends(random_llava: Path, red: Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "True\n"
-    assert done.stderr.count("full precision") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_without_the_package_for_8_bit_a_first_try_is_in_full_precision(
+    random_llava: Path, red: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("model_server.quantization.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with LLaVAChatBot(str(random_llava)) as bot:
+        assert bot.start_new_chat(red, "how many?", max_new_tokens=5)
+    assert [record.getMessage() for record in caplog.records if record.name == "model_server.chatbot"] == [
+        "8 bit needs the extra `quantization`: the model is used in full precision."
+    ]
+    with pytest.raises(ModelLoadError, match="extra `quantization`"):
+        LLaVAChatBot(str(random_llava), load_in_8_bit=False, load_in_4bit=True)

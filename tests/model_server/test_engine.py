@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import random
 import socket
-from collections.abc import AsyncIterator, Callable
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image as PilImage
 
 from model_server.checkpoints import TINY_PATH, Checkpoint, load_checkpoint
-from model_server.continuous import TransformersEngine
 from model_server.detokenizer import decode
 from model_server.errors import EngineFailed, ModelLoadError, PromptTooLong, ShuttingDown
-from model_server.images import to_pil
+from model_server.images import read_image, to_pil
 from model_server.local import open_local
 from model_server.loop import InferenceLoop
+from model_server.packed import PackedEngine
 from model_server.stream import TokenStream
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Message, Queued, Role, SamplingParams
 
@@ -29,12 +34,13 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "black", "pink", "brown")
 
 def expected(checkpoint: Checkpoint, messages: list[Message], max_new_tokens: int) -> tuple[int, ...]:
     """The reference: the stock model, one chat at a time, with the picture as pixels."""
-    image_id = checkpoint.model.config.image_token_id
+    model: Any = checkpoint.model
+    image_id = model.config.image_token_id
     prompt = checkpoint.template.encode(messages)
     ids = [i for part in prompt.parts for i in ([image_id] * checkpoint.num_image_tokens if isinstance(part, Image) else part)]
     pixels = checkpoint.image_processor([to_pil(image) for image in prompt.images], return_tensors="pt")["pixel_values"]
     inputs = torch.tensor([ids])
-    output = checkpoint.model.generate(  # type: ignore[misc]
+    output = model.generate(
         input_ids=inputs,
         attention_mask=torch.ones_like(inputs),
         pixel_values=pixels,
@@ -96,10 +102,8 @@ def make_chats(picture: MakePicture, num_chats: int = 8) -> list[Chat]:
 
 
 @asynccontextmanager
-async def running(
-    folder: Path, *, max_running: int = 16, **options: int
-) -> AsyncIterator[tuple[InferenceLoop, TransformersEngine]]:
-    engine = TransformersEngine(load_checkpoint(str(folder)), max_running=max_running, **options)
+async def running(folder: Path, *, max_running: int = 16, **options: Any) -> AsyncIterator[tuple[InferenceLoop, PackedEngine]]:
+    engine = PackedEngine(load_checkpoint(str(folder)), max_running=max_running, **options)
     loop = InferenceLoop(engine, max_running=max_running)
     await loop.start()
     try:
@@ -174,10 +178,27 @@ async def test_the_second_turn_computes_only_what_is_new(random_llava: Path, pic
         assert engine.num_computed_tokens == num_prompt + 20  # the last token is never fed back
         answer = Message(Role.ASSISTANT, first.text, token_ids=first.token_ids)
         second = await ask(loop, question, answer, Message(Role.USER, "how many?"), max_new_tokens=5)
-        known = (num_prompt + 20) // 16 * 16  # whole pages of the first turn
+        known = num_prompt + 20  # all that was computed for the first turn
         assert second.usage.num_cached_tokens == known
         assert engine.num_computed_tokens == num_prompt + 20 + second.usage.num_prompt_tokens - known + 4
         assert engine.pictures.num_encoded == 1
+
+
+async def test_a_picture_is_seen_alike_while_others_are_answered(random_llava: Path) -> None:
+    """While it generates, transformers marks the model's configuration as causal; the vision tower must not follow that mark."""
+    noise = PilImage.frombytes("RGB", (64, 48), random.Random(1).randbytes(3 * 64 * 48))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    question = Message(Role.USER, "describe the picture", (read_image(buffer.getvalue(), "noise.png"),))
+    async with running(random_llava) as (loop, engine):
+        stream = loop.submit(ChatRequest("long", (Message(Role.USER, "1"),), SamplingParams(400, 0)))
+        async with asyncio.timeout(TIMEOUT):
+            assert isinstance(await anext(stream), Delta)
+        config = engine._checkpoint.model.config
+        config.is_causal = True  # as it is at most times now, but not at every moment
+        finished = await ask(loop, question)
+        stream.cancel()
+    assert finished.token_ids == expected(load_checkpoint(str(random_llava)), [question], 8)
 
 
 async def test_another_picture_never_shares_cached_tokens(random_llava: Path, picture: MakePicture) -> None:
@@ -243,17 +264,7 @@ async def test_an_answer_ends_with_the_context(random_llava: Path) -> None:
 async def test_stopping_at_the_end_of_sequence(random_llava: Path) -> None:
     """Every token of the vocabulary is made an end; so the first one ends the answer, and is not lost."""
     checkpoint = load_checkpoint(str(random_llava))
-    checkpoint = Checkpoint(
-        checkpoint.name,
-        checkpoint.model,
-        checkpoint.tokenizer,
-        checkpoint.image_processor,
-        checkpoint.template,
-        checkpoint.num_image_tokens,
-        checkpoint.context_length,
-        tuple(range(len(checkpoint.tokenizer))),
-    )
-    engine = TransformersEngine(checkpoint)
+    engine = PackedEngine(replace(checkpoint, eos_ids=tuple(range(len(checkpoint.tokenizer)))))
     loop = InferenceLoop(engine)
     await loop.start()
     finished = await ask(loop, Message(Role.USER, "how many?"))
@@ -294,12 +305,65 @@ async def test_closing_in_the_middle(random_llava: Path) -> None:
     with pytest.raises(ShuttingDown):
         async for _ in stream:
             pass
-    assert engine._manager is not None
-    assert not engine._manager.is_running()
+    assert engine._thread is not None
+    assert not engine._thread.is_alive()
+
+
+async def test_an_unloaded_model_is_gone_and_comes_back(random_llava: Path, picture: MakePicture) -> None:
+    """Between two turns of a chat; its pictures are seen anew, and the answer is the same."""
+
+    def load() -> Checkpoint:
+        return load_checkpoint(str(random_llava))
+
+    engine = PackedEngine(load(), load=load)
+    model = weakref.ref(engine._checkpoint.model)
+    loop = InferenceLoop(engine)
+    await loop.start()
+    question = Message(Role.USER, "describe the picture", (picture("red"),))
+    first = await ask(loop, question)
+    num_tokens, cost = engine.num_prompt_tokens([question]), engine.cache_cost(100, 10)
+    await asyncio.to_thread(engine.unload)
+    assert model() is None
+    assert (engine.num_prompt_tokens([question]), engine.cache_cost(100, 10)) == (num_tokens, cost)
+    assert engine.cache_capacity > 0
+    await loop._load()
+    chat = [question, Message(Role.ASSISTANT, first.text, token_ids=first.token_ids), Message(Role.USER, "how many?")]
+    second = await ask(loop, *chat)
+    await loop.close()
+    assert second.usage.num_cached_tokens == 0
+    assert second.token_ids == expected(load(), chat, 8)
+
+
+async def test_a_long_prompt_does_not_stop_an_answer(
+    random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read in pieces, and every step that reads one also writes a token of the answer that runs."""
+    monkeypatch.setattr("model_server.packed._PROMPT_TOKENS_PER_STEP", {"cpu": 10})
+    async with running(random_llava) as (loop, engine):
+        stream = loop.submit(ChatRequest("long", (Message(Role.USER, "1"),), SamplingParams(400, 0)))
+        async with asyncio.timeout(TIMEOUT):
+            assert isinstance(await anext(stream), Delta)
+        steps: list[tuple[int, int]] = []
+        step = engine._step
+
+        def watched(requests: Sequence[Any]) -> None:
+            before = [request.num_new for request in requests]
+            step(requests)
+            steps.append((len(before), requests[0].num_new - before[0]))
+
+        monkeypatch.setattr(engine, "_step", watched)
+        question = Message(Role.USER, "describe the picture " * 20, (picture("red"),))
+        finished = await ask(loop, question, max_new_tokens=4)
+        stream.cancel()
+        num_prompt = await loop.num_prompt_tokens([question])
+    assert finished.token_ids == expected(load_checkpoint(str(random_llava)), [question], 4)
+    together = [num_written for num_requests, num_written in steps if num_requests == 2]
+    assert len(together) >= (num_prompt - finished.usage.num_cached_tokens) // 10
+    assert set(together) == {1}
 
 
 async def test_a_cache_that_does_not_fit_is_said_at_the_start(random_llava: Path) -> None:
-    engine = TransformersEngine(load_checkpoint(str(random_llava)), cache_tokens=10**12)
+    engine = PackedEngine(load_checkpoint(str(random_llava)), cache_tokens=10**12)
     with pytest.raises(ModelLoadError, match="memory"):
         await InferenceLoop(engine).start()
 

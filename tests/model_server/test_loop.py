@@ -1,15 +1,15 @@
-"""The queue in front of the engine, with an engine that answers when the test says so."""
+"""The queue in front of the engine."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_server.engine import EngineOutput, OnFailure, OnOutputs
+from model_server.engine import EngineOutput
 from model_server.errors import EngineFailed, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
 from model_server.loop import InferenceLoop
 from model_server.stream import TokenStream
@@ -20,72 +20,10 @@ from model_server.types import (
     FinishReason,
     Image,
     Message,
-    ModelCapabilities,
     Queued,
     Role,
-    SamplingParams,
-    StreamEvent,
 )
-
-TIMEOUT = 10
-
-
-class ScriptedEngine:
-    """One token per character; a request runs until the test lets it write or finish."""
-
-    def __init__(self, cache_capacity: int = 10**6) -> None:
-        self.capabilities = ModelCapabilities("scripted", context_length=100, num_image_tokens=10, max_images_per_chat=1)
-        self.cache_capacity = cache_capacity
-        self.added: list[tuple[str, str]] = []  # engine's id, question
-        self.max_new_tokens: list[int] = []
-        self.cancelled: list[str] = []
-        self.is_stopped = False
-        self.add_error: Exception | None = None
-        self._news = asyncio.Condition()
-
-    def cache_cost(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
-        return num_prompt_tokens + max_new_tokens
-
-    def start(self, on_outputs: OnOutputs, on_failure: OnFailure) -> None:
-        self.on_outputs, self.on_failure = on_outputs, on_failure
-
-    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(message.text) + 10 * len(message.images) for message in messages)
-
-    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
-        if self.add_error is not None:
-            raise self.add_error
-        self.added.append((request_id, messages[-1].text))
-        self.max_new_tokens.append(sampling.max_new_tokens)
-
-    def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-
-    def stop(self) -> None:
-        self.is_stopped = True
-
-    def write(self, request_id: str, text: str) -> None:
-        self.on_outputs([EngineOutput(request_id, text, tuple(map(ord, text)))])
-
-    def finish(self, request_id: str) -> None:
-        self.on_outputs([EngineOutput(request_id, "", (0,), 3, FinishReason.STOP)])
-
-
-def request(text: str = "question", max_new_tokens: int = 10) -> ChatRequest:
-    return ChatRequest(f"same for all {text}", (Message(Role.USER, text),), SamplingParams(max_new_tokens=max_new_tokens))
-
-
-async def settle(loop: InferenceLoop) -> None:
-    """Until everything that was handed to the engine has reached it."""
-    async with asyncio.timeout(TIMEOUT):
-        while loop._tasks:
-            await asyncio.gather(*loop._tasks)
-        await asyncio.to_thread(lambda: None)
-
-
-async def collect(stream: TokenStream) -> list[StreamEvent]:
-    async with asyncio.timeout(TIMEOUT):
-        return [event async for event in stream]
+from tests.model_server.scripted_engine import TIMEOUT, ScriptedEngine, collect, request, settle
 
 
 async def started(engine: ScriptedEngine, max_queue: int = 3, max_running: int = 1) -> InferenceLoop:

@@ -74,7 +74,10 @@ def test_a_chat_as_in_the_article(tmp_path: Any) -> None:
     assert text.count("</s>") == 3
 
 
-@pytest.mark.parametrize("question", ["Who is the president of the zoo?", "whats 2+2", "asdkjh", "is there a zebra?", "what colour is the spaceship"])
+@pytest.mark.parametrize(
+    "question",
+    ["Who is the president of the zoo?", "whats 2+2", "asdkjh", "is there a zebra?", "what colour is the spaceship"],
+)
 def test_what_it_was_not_trained_on_it_says(question: str, tmp_path: Any) -> None:
     path = tmp_path / "drawing.png"
     path.write_bytes(picture_of_a_red_circle_and_a_blue_star())

@@ -1,0 +1,114 @@
+"""Attention over many chats at once, whose tokens stand one after another and whose keys and values lie in a `PackedCache`.
+
+transformers hands a model's keyword arguments down to a registered attention function, and makes no mask for one that it does not
+know. On CUDA it is FlashAttention as it comes with torch; elsewhere a loop over the chats, which reads each chat's rows where they
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from model_server.packed_cache import PackedCache
+
+NAME = "threadsight_packed"
+
+
+class PackedBatch:
+    """The chats of one forward pass: chat i has `num_queries[i]` new tokens, the last of its `num_keys[i]`, and its rows begin at
+    `starts[i]`, in rising order. `num_layers_run` counts the layers that came by."""
+
+    def __init__(self, cache: PackedCache, starts: Sequence[int], num_queries: Sequence[int], num_keys: Sequence[int]) -> None:
+        self.cache = cache
+        self.chats = list(zip(starts, num_queries, num_keys, strict=True))
+        self.num_layers_run = 0
+        device = cache.keys[0].device
+        positions = [range(keys - queries, keys) for _, queries, keys in self.chats]
+        rows = [start + i for start, new in zip(starts, positions, strict=True) for i in new]
+        self.positions, self.rows = torch.tensor([[i for new in positions for i in new], rows], device=device)
+        ends = [0]
+        for num in num_queries:
+            ends.append(ends[-1] + num)
+        self.lasts = torch.tensor(ends[1:], device=device) - 1  # of each chat, its last query
+        self.max_queries, self.max_keys = max(num_queries), max(num_keys)
+        if device.type == "cuda":
+            self.cu_seq_q, self.cu_seq_k, self.seqused_k = (
+                torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (ends, [*starts, cache.num_rows], num_keys)
+            )
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    *,
+    packed: PackedBatch,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention; `query`, `key`, `value` are (1, heads, tokens, head size) of all chats' new tokens one after another.
+
+    Stores the keys and values. Returns (1, tokens, heads, head size).
+    """
+    packed.num_layers_run += 1
+    layer: Any = module.layer_idx
+    keys, values = packed.cache.keys[layer], packed.cache.values[layer]
+    keys[:, packed.rows] = key[0].to(keys.dtype)
+    values[:, packed.rows] = value[0].to(values.dtype)
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        return _flash(query, keys, values, scaling, packed), None
+    has_groups = keys.shape[0] != query.shape[1]
+    outs = []
+    q0 = 0
+    for start, num_queries, num_keys in packed.chats:
+        q, k, v = query[0, :, q0 : q0 + num_queries], keys[:, start : start + num_keys], values[:, start : start + num_keys]
+        q0 += num_queries
+        if num_queries == 1:  # the heads that share keys are queries of one head, so that the keys need not be repeated
+            out = scaled_dot_product_attention(q.reshape(1, len(k), -1, q.shape[-1]), k[None], v[None], scale=scaling)
+            outs.append(out.reshape(1, -1, 1, out.shape[-1]))
+            continue
+        mask = None
+        if num_queries < num_keys:  # the diagonal starts at the end of the known ones
+            mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril(num_keys - num_queries)
+        outs.append(
+            scaled_dot_product_attention(
+                q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=has_groups
+            )
+        )
+    return torch.cat(outs, 2).transpose(1, 2), None
+
+
+def _flash(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None, packed: PackedBatch
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out = varlen_attn(
+        query[0].transpose(0, 1),
+        keys.transpose(0, 1),
+        values.transpose(0, 1),
+        packed.cu_seq_q,
+        packed.cu_seq_k,
+        packed.max_queries,
+        packed.max_keys,
+        scale=scaling,
+        window_size=(-1, 0),
+        enable_gqa=keys.shape[0] != query.shape[1],
+        seqused_k=packed.seqused_k,
+    )
+    assert isinstance(out, torch.Tensor)
+    return out.unsqueeze(0)
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Switch the language model, and only it, to `packed_attention`. Afterwards it runs with a `PackedBatch` only."""
+    AttentionInterface.register(NAME, packed_attention)
+    # Not set_attn_implementation, which would look for a kernel of this name on the hub.
+    model.config._attn_implementation = {"": NAME, "text_config": NAME}

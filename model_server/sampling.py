@@ -1,0 +1,44 @@
+"""Choosing the next tokens of several answers at once, each by its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from model_server.types import SamplingParams
+
+_MIN_TEMPERATURE = 1e-3
+
+
+def choose(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[int]:
+    """The next id for each row of `logits` (answers, vocabulary): temperature, then top_k, then top_p, as `generate` does it."""
+    ids = logits.argmax(-1)
+    rows = [i for i, sampling in enumerate(samplings) if not sampling.is_greedy]
+    if rows:
+        chosen = [samplings[i] for i in rows]
+        scores = logits[rows].float() / _column([max(s.temperature, _MIN_TEMPERATURE) for s in chosen], logits)
+        is_cut = [i for i, s in enumerate(chosen) if s.top_k or s.top_p < 1]
+        if is_cut:
+            scores[is_cut] = _cut(scores[is_cut], [chosen[i] for i in is_cut])
+        # The largest of p / e with e from the exponential distribution falls on each id with probability p.
+        probabilities = scores.softmax(-1)
+        ids[rows] = (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
+    chosen_ids: list[int] = ids.tolist()
+    return chosen_ids
+
+
+def _cut(scores: torch.Tensor, samplings: Sequence[SamplingParams]) -> torch.Tensor:
+    """-inf for every id behind the best `top_k`, and behind the fewest that have `top_p` of the probability together."""
+    num_ids = scores.shape[-1]
+    ordered, order = scores.sort(-1, descending=True)
+    top_k = _column([s.top_k or num_ids for s in samplings], scores)
+    ordered = ordered.masked_fill(torch.arange(num_ids, device=scores.device) >= top_k, -torch.inf)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    is_out = before >= _column([s.top_p if s.top_p < 1 else 2.0 for s in samplings], scores)
+    return torch.empty_like(scores).scatter_(-1, order, ordered.masked_fill(is_out, -torch.inf))
+
+
+def _column(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float32, device=like.device)[:, None]
