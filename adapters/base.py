@@ -59,10 +59,11 @@ class IncomingMessage:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The question is in the queue at `position` (1 is next)."""
+    """The question is in the queue at `position` (1 is next). `is_loading`: the model was away and has to be loaded first."""
 
     position: int
     estimated_wait_seconds: float | None
+    is_loading: bool = False
 
 
 @dataclass(frozen=True, slots=True)

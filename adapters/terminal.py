@@ -177,6 +177,8 @@ def is_link(picture: str) -> bool:
 
 
 def waiting_sentence(waiting: Waiting) -> str:
+    if waiting.is_loading:
+        return "The model was asleep and is being loaded …"
     place = "You are next" if waiting.position == 1 else f"You are number {waiting.position} in the queue"
     if waiting.estimated_wait_seconds is None:
         return f"{place} …"

@@ -90,8 +90,8 @@ class RunningAnswer:
         if self._is_stopped:
             call()
 
-    def wait_at(self, position: int, estimated_wait_seconds: float | None) -> None:
-        self._waiting = Waiting(position, estimated_wait_seconds)
+    def wait_at(self, waiting: Waiting) -> None:
+        self._waiting = waiting
         self._change()
 
     def add_notice(self, text: str) -> None:

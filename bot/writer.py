@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.base import AnswerStatus
+from adapters.base import AnswerStatus, Waiting
 from bot.answers import RunningAnswer
 from bot.history import Exchange, fit_history
 from bot.model import Model, TokenStream
@@ -51,7 +51,7 @@ class AnswerWriter:
                 answer.add_notice(CUT_NOTICE)
             was_cut_off = finished is None or finished.reason is FinishReason.CANCELLED
             status = AnswerStatus.STOPPED if was_cut_off else AnswerStatus.COMPLETE
-            token_ids = None if finished is None else finished.token_ids
+            token_ids = None if finished is None else finished.token_ids or None  # a remote engine gives none
             await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
             answer.end(status)
         except ShuttingDown:
@@ -84,7 +84,7 @@ class AnswerWriter:
             async for event in stream:
                 match event:
                     case Queued():
-                        answer.wait_at(event.position, event.estimated_wait_seconds)
+                        answer.wait_at(Waiting(event.position, event.estimated_wait_seconds, event.is_loading))
                     case Delta():
                         answer.write(event.text)
                     case Finished():

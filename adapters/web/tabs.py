@@ -62,8 +62,8 @@ def view_of_chat(chat: ChatView) -> Json:
 
 def view_of_event(event: AnswerEvent) -> Json:
     match event:
-        case Waiting(position, estimated_wait_seconds):
-            return {"type": "waiting", "position": position, "estimated_wait_seconds": estimated_wait_seconds}
+        case Waiting(position, seconds, is_loading):
+            return {"type": "waiting", "position": position, "estimated_wait_seconds": seconds, "is_loading": is_loading}
         case Notice(text):
             return {"type": "notice", "text": text}
         case AnswerText(text):

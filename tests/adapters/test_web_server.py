@@ -50,7 +50,8 @@ async def test_every_tab_gets_the_answer_and_a_late_one_gets_the_text_so_far(
 
         answer = await handler.next_answer()
         await answer.add(Waiting(2, 3.5), AnswerText("A red "))
-        assert await early.next("waiting") == {"type": "waiting", "thread": THREAD, "position": 2, "estimated_wait_seconds": 3.5}
+        waiting = {"type": "waiting", "thread": THREAD, "position": 2, "estimated_wait_seconds": 3.5, "is_loading": False}
+        assert await early.next("waiting") == waiting
         assert (await early.next("text"))["text"] == "A red "
         async with open_tab(client, THREAD) as late:
             assert (await late.next("chat"))["is_running"] is True

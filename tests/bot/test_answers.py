@@ -14,7 +14,7 @@ from tests.bot.doubles import collect, thread
 
 async def test_a_late_listener_gets_the_text_so_far_in_one_piece() -> None:
     answer = RunningAnswer(thread(), 1, ["A notice."])
-    answer.wait_at(2, 3.0)
+    answer.wait_at(Waiting(2, 3.0))
     answer.write("Hello")
     answer.write(" there")
     early = asyncio.create_task(collect(answer))
@@ -28,11 +28,11 @@ async def test_a_late_listener_gets_the_text_so_far_in_one_piece() -> None:
 
 async def test_the_newest_place_in_the_queue_is_told_until_text_comes() -> None:
     answer = RunningAnswer(thread(), 1)
-    answer.wait_at(3, None)
+    answer.wait_at(Waiting(3, None))
     events = answer.events()
     assert await anext(events) == Waiting(3, None)
-    answer.wait_at(2, 4.0)
-    answer.wait_at(1, 2.0)
+    answer.wait_at(Waiting(2, 4.0))
+    answer.wait_at(Waiting(1, 2.0))
     assert await anext(events) == Waiting(1, 2.0)
     answer.write("x")
     assert await anext(events) == AnswerText("x")

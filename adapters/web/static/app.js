@@ -102,6 +102,7 @@ const keys = new Map(); // turn id -> the key under which its element was first 
 function stateOf(live) {
   if (live.text) return "";
   if (!live.position) return "Looking…";
+  if (live.isLoading) return "The model was asleep and is being loaded…";
   const place = live.position === 1 ? "You are next" : `Number ${live.position} in the queue`;
   return `${place}${live.wait === null ? "" : `, ${roughly(live.wait)}`}…`;
 }
@@ -155,6 +156,7 @@ function onAnswerEvent(event) {
     case "waiting":
       running.position = event.position;
       running.wait = event.estimated_wait_seconds;
+      running.isLoading = event.is_loading;
       announce(stateOf(running));
       break;
     case "notice":
