@@ -13,9 +13,9 @@ import fcntl
 import logging
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from adapters.base import Adapter
 from adapters.web import WebAdapter
@@ -26,6 +26,8 @@ from bot.model import LocalModel
 from bot.pictures import FetchLink, PictureReader, fetch_public_link
 from bot.store import Store
 from bot.writer import AnswerWriter
+from model_server.loop import InferenceLoop
+from model_server.remote_connection import RemoteServer
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +36,39 @@ Tell = Callable[[str], None]
 
 
 async def open_model(settings: Settings) -> LocalModel:
+    """The model that the settings name: on this machine, or behind a URL. Raises ModelLoadError."""
+    return await (open_local_model(settings) if settings.engine_url is None else _open_remote_model(settings, settings.engine_url))
+
+
+async def open_local_model(settings: Settings) -> InferenceLoop:
     """Load the model and start its loop. Raises ModelLoadError."""
 
-    def import_local() -> Callable[..., Awaitable[LocalModel]]:
+    def import_local() -> Callable[..., Awaitable[InferenceLoop]]:
         from model_server.local import open_local  # imports torch, which takes seconds
 
         return open_local
 
     open_local = await asyncio.to_thread(import_local)
-    return await open_local(settings.model, quantization=settings.quantization, max_queue=settings.max_queue)
+    return await open_local(
+        settings.model,
+        revision=settings.model_revision,
+        quantization=settings.quantization,
+        max_queue=settings.max_queue,
+        idle_unload_seconds=settings.idle_unload_seconds,
+    )
+
+
+async def _open_remote_model(settings: Settings, url: str) -> InferenceLoop:
+    """A server that is away does not keep the program from starting. Raises ModelLoadError."""
+    from model_server.remote import open_remote
+
+    return await open_remote(remote_server(settings, url), max_queue=settings.max_queue)
+
+
+def remote_server(settings: Settings, url: str) -> RemoteServer:
+    """What the settings say about the server at `settings.engine_url`."""
+    api_key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
+    return RemoteServer(url, api_key, settings.engine_model, settings.engine_context_length, settings.engine_max_pictures)
 
 
 @contextlib.asynccontextmanager
@@ -108,6 +134,49 @@ async def run(
             except BaseException:
                 await chats.close(0)  # nobody is left to see an answer finish
                 raise
+
+
+async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = None) -> None:
+    """`threadsight serve`: the model alone over HTTP, until a signal (or `stop`) says otherwise.
+
+    Always the model on this machine: a bot that shares the settings may have this very server as its engine. Raises ModelLoadError,
+    ServeAddressError, or EngineFailed.
+    """
+    from model_server.serve import CompletionServer
+
+    stop, hurry = stop or asyncio.Event(), asyncio.Event()
+    model = await open_local_model(settings)
+    server = CompletionServer(
+        model,
+        settings.serve_host,
+        settings.serve_port,
+        None if settings.serve_api_key is None else settings.serve_api_key.get_secret_value(),
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        max_picture_bytes=settings.max_picture_bytes,
+    )
+    try:
+        await server.start()
+        with _on_signals(stop, hurry):
+            tell(f"Threadsight serves {model.capabilities.model_name} at {server.url}")
+            await _first_of(stop.wait(), model.wait_failed())
+            tell("Stopping: running answers may finish. Press Ctrl-C again to stop at once.")
+            await _first_of(server.drain(settings.shutdown_grace_seconds), hurry.wait())
+    finally:
+        await model.close()  # first: whoever still waits for an answer is told
+        await server.close()
+
+
+async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of them has ended, and give up the others. Raises what it raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 @contextlib.asynccontextmanager

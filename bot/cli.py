@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from bot.config import Settings, SettingsError, load_settings
+from model_server.bench import command as bench
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"threadsight: {problem}", file=sys.stderr)
         return 2
     logging.basicConfig(
-        level=settings.log_level.upper() if options.command == "run" else logging.WARNING,
+        level=settings.log_level.upper() if options.command in ("run", "serve") else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx", "ContinuousBatchingLogger"):  # they talk to their developers
+    for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx"):  # they talk to their developers
         logging.getLogger(name).setLevel(logging.WARNING)
     # Nothing is going on before the model is loaded, so Ctrl-C may end the program where it stands; `bot.app` takes over later.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         if options.command == "run":
             return asyncio.run(_run(settings))
+        if options.command == "bench":
+            return asyncio.run(_bench(settings, options))
+        if options.command == "doctor":
+            return asyncio.run(_doctor(settings))
+        if options.command == "serve":
+            return asyncio.run(_serve(settings))
         return asyncio.run(_chat(settings, options.image, options.question))
     except KeyboardInterrupt:
         return 130  # as a shell reports it
@@ -55,9 +62,40 @@ async def _run(settings: Settings) -> int:
 
     for remark in settings.remarks:
         print(f"threadsight: {remark}", file=sys.stderr)
-    print(f"Loading the model {settings.model} …", file=sys.stderr, flush=True)
+    print(_what_is_opened(settings), file=sys.stderr, flush=True)
     await app.run(settings, lambda sentence: print(sentence, flush=True))
     return 0
+
+
+async def _serve(settings: Settings) -> int:
+    from bot import app
+
+    print(f"Loading the model {settings.model} …", file=sys.stderr, flush=True)
+    await app.serve(settings, lambda sentence: print(sentence, flush=True))
+    return 0
+
+
+async def _doctor(settings: Settings) -> int:
+    from bot.doctor import examine
+
+    is_well = True
+    async for finding in examine(settings):
+        print(f"{'ok' if finding.is_good else 'PROBLEM':8}{finding.what}: {finding.sentence}", flush=True)
+        is_well &= finding.is_good
+    print("Threadsight can be started." if is_well else "Please see to the problems above.")
+    return 0 if is_well else 1
+
+
+async def _bench(settings: Settings, options: argparse.Namespace) -> int:
+    is_ours = options.against is not None and options.against == settings.engine_url  # nobody else gets its key
+    key = settings.engine_api_key.get_secret_value() if is_ours and settings.engine_api_key is not None else None
+    return await bench.run(options, model=settings.model, quantization=settings.quantization, against_api_key=key)
+
+
+def _what_is_opened(settings: Settings) -> str:
+    if settings.engine_url is not None:
+        return f"Asking the model server at {settings.engine_url} …"
+    return f"Loading the model {settings.model} …"
 
 
 async def _chat(settings: Settings, picture: str, question: str | None) -> int:
@@ -68,7 +106,7 @@ async def _chat(settings: Settings, picture: str, question: str | None) -> int:
         print(f"threadsight: {problem}", file=sys.stderr)
         return 2
     if sys.stderr.isatty():
-        print(f"Loading the model {printable(settings.model)} …", file=sys.stderr, flush=True)
+        print(printable(_what_is_opened(settings)), file=sys.stderr, flush=True)
     async with app.passing_chats(settings) as chats:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tidy up
         if question is None:
@@ -82,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"threadsight {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="serve every adapter that has a token; with none, the local web page alone")
+    commands.add_parser("serve", help="serve the model alone over HTTP, for OpenAI-compatible clients")
+    bench.add_arguments(commands.add_parser("bench", help="measure throughput, latency and memory on this machine"))
+    commands.add_parser("doctor", help="check settings, data, model and memory, and say what to do")
     chat = commands.add_parser("chat", help="chat about a picture in the terminal")
     chat.add_argument("image", metavar="IMAGE", help="a picture's path or http(s) link")
     chat.add_argument("question", metavar="QUESTION", nargs="?", help="print only the answer to this, and exit")

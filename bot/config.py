@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -59,7 +61,22 @@ class Settings(BaseSettings):
         None, validation_alias="SLACK_APP_TOKEN", description="The Slack app-level token; see above."
     )
     model: str = Field("tiny", description="The bundled `tiny`, or a LLaVA checkpoint: a folder or a hub id.")
-    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="Fewer bits per weight: none, 8bit or 4bit.")
+    model_revision: str | None = Field(
+        None, description="The model's branch, tag or commit on the hub; unless set, its newest state."
+    )
+    quantization: Literal["none", "8bit", "4bit", "auto"] = Field(
+        "none", description="Fewer bits per weight: none, 8bit, 4bit, or auto, the best that fits with room for 8 chats."
+    )
+    engine_url: str | None = Field(
+        None,
+        description="An OpenAI-compatible server such as http://127.0.0.1:8000/v1 that answers instead of a model in this program.",
+    )
+    engine_api_key: SecretStr | None = Field(None, description="The key that this server asks for.")
+    engine_model: str | None = Field(None, description="Which of the server's models; unless set, the first that it lists.")
+    engine_context_length: int | None = Field(
+        None, ge=256, le=10_000_000, description="Its context in tokens; unless set, what the server says, else 4096."
+    )
+    engine_max_pictures: int = Field(1, ge=1, le=100, description="How many pictures of one chat its model can look at together.")
     max_new_tokens: int = Field(512, ge=1, le=100_000, description="The longest answer, in tokens.")
     temperature: float = Field(0.2, ge=0, le=2, description="How freely words are chosen: 0 always takes the likeliest, 2 is wild.")
     max_queue: int = Field(
@@ -75,6 +92,18 @@ class Settings(BaseSettings):
     web_port: int = Field(8080, ge=0, le=65_535, description="The web page's port; 0 takes a free one and prints it.")
     web_token: SecretStr | None = Field(
         None, validate_default=True, description="What the web page asks for once before it opens; at least 16 characters."
+    )
+    serve_host: str = Field(
+        "127.0.0.1", description="Where `threadsight serve` listens. Anything but loopback demands a serve API key."
+    )
+    serve_port: int = Field(8081, ge=0, le=65_535, description="The port of `threadsight serve`; 0 takes a free one and prints it.")
+    serve_api_key: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="What clients of `threadsight serve` must send as their key; at least 16 characters.",
+    )
+    idle_unload_seconds: float = Field(
+        0, ge=0, le=31_536_000, description="The model leaves the memory when nobody has asked for so long; 0: never."
     )
     shutdown_grace_seconds: float = Field(
         20, ge=0, le=3_600, description="How long running answers may take to finish at shutdown."
@@ -104,12 +133,36 @@ class Settings(BaseSettings):
             raise ValueError("must name a file or a database")
         return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
 
-    @field_validator("web_token")
+    @field_validator("engine_url")
+    @classmethod
+    def _plain_http_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise ValueError("is not an address such as http://127.0.0.1:8000/v1")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError(f"must be a plain address; a key belongs into {PREFIX}ENGINE_API_KEY")
+        return value.rstrip("/")
+
+    @field_validator("engine_api_key", "serve_api_key")
+    @classmethod
+    def _key_that_a_header_can_hold(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError("must be printable ASCII without spaces")
+        return value
+
+    @field_validator("web_token", "serve_api_key")
     @classmethod
     def _long_token_off_loopback(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        host = info.data.get("web_host", "127.0.0.1")
+        host_field, what = {"web_token": ("web_host", "page"), "serve_api_key": ("serve_host", "model")}[info.field_name or ""]
+        host = info.data.get(host_field, "127.0.0.1")
         if value is None and not is_loopback(host):
-            raise ValueError(f"must be set when {PREFIX}WEB_HOST is {host!r}, because others can then reach the page")
+            raise ValueError(f"must be set when {variable_name(host_field)} is {host!r}, because others can then reach the {what}")
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("is too short to keep anybody out: use at least 16 characters")
         return value
@@ -171,6 +224,10 @@ def _remarks(settings: Settings, env_file: Path | None) -> list[str]:
         remarks.append("DISCORD_TOKEN is set, but this version has no Discord adapter yet: nothing will appear on Discord.")
     if settings.slack_bot_token is not None or settings.slack_app_token is not None:
         remarks.append("A Slack token is set, but this version has no Slack adapter yet: nothing will appear on Slack.")
+    if settings.engine_url is None:
+        for field_name in ("engine_api_key", "engine_model", "engine_context_length"):
+            if getattr(settings, field_name) is not None:
+                remarks.append(f"{variable_name(field_name)} is set without {PREFIX}ENGINE_URL, and has no effect.")
     known = {variable_name(field_name) for field_name in Settings.model_fields}
     given = {*os.environ, *(dotenv_values(env_file) if env_file is not None and env_file.is_file() else ())}
     for name in sorted(given - known):

@@ -38,13 +38,17 @@ def test_all_problems_are_told_together_each_with_its_variable(monkeypatch: pyte
         "DATABASE_URL": "mysql://me:hunter2@db/chats",
         "LOG_LEVEL": "loud",
         "RETENTION_DAYS": "-1",
+        "ENGINE_URL": "http://me:hunter2@engine/v1",
+        "SERVE_HOST": "0.0.0.0",
     }
     for name, value in bad.items():
         monkeypatch.setenv(PREFIX + name, value)
     with pytest.raises(SettingsError) as caught:
         load_settings(None)
     problems = caught.value.problems
-    assert sorted(problem.split()[0].removeprefix(PREFIX) for problem in problems) == sorted([*bad, "WEB_TOKEN"][1:])
+    assert sorted(problem.split()[0].removeprefix(PREFIX) for problem in problems) == sorted(
+        [*(bad.keys() - {"WEB_HOST", "SERVE_HOST"}), "WEB_TOKEN", "SERVE_API_KEY"]
+    )
     assert all(problem.endswith(".") for problem in problems)
     assert "hunter2" not in str(caught.value)
     assert f"{PREFIX}WEB_PORT must be a whole number." in problems
@@ -62,6 +66,29 @@ def test_a_short_token_is_refused_without_being_shown(monkeypatch: pytest.Monkey
         load_settings(None)
     assert "at least 16" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["engine:8000", "ftp://engine/v1", "http://", "http://engine:x/v1", "http://engine/v1?key=1"])
+def test_an_engine_that_has_no_plain_address_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv(f"{PREFIX}ENGINE_URL", url)
+    with pytest.raises(SettingsError, match="ENGINE_URL"):
+        load_settings(None)
+
+
+def test_the_engine_s_key_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}ENGINE_URL", "https://engine.example/v1/")
+    monkeypatch.setenv(f"{PREFIX}ENGINE_API_KEY", "hunter2")
+    settings = load_settings(None)
+    assert settings.engine_url == "https://engine.example/v1"
+    assert "hunter2" not in repr(settings)
+    monkeypatch.setenv(f"{PREFIX}ENGINE_API_KEY", "hunter2\r\nX-Other: 1")
+    with pytest.raises(SettingsError, match="ENGINE_API_KEY") as caught:
+        load_settings(None)
+    assert "hunter2" not in str(caught.value)
+    monkeypatch.delenv(f"{PREFIX}ENGINE_API_KEY")
+    monkeypatch.setenv(f"{PREFIX}SERVE_API_KEY", "a key that no client could send")
+    with pytest.raises(SettingsError, match="SERVE_API_KEY must be printable"):
+        load_settings(None)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +126,12 @@ def test_what_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("DISCORD_TOKEN", "hunter2")
     monkeypatch.setenv("SLACK_APP_TOKEN", "hunter2")
     env_file = tmp_path / ".env"
-    env_file.write_text(f"{PREFIX}WEBPORT=1\n{PREFIX}ENGINE_URL=x\n", encoding="utf-8")
-    discord, slack, engine_url, slip = load_settings(env_file).remarks
+    env_file.write_text(f"{PREFIX}WEBPORT=1\n{PREFIX}POLISH=x\n{PREFIX}ENGINE_MODEL=x\n", encoding="utf-8")
+    discord, slack, engine_model, polish, slip = load_settings(env_file).remarks
     assert "no Discord adapter yet" in discord
     assert "no Slack adapter yet" in slack
-    assert f"{PREFIX}ENGINE_URL is not a setting" in engine_url
+    assert f"{PREFIX}ENGINE_MODEL is set without {PREFIX}ENGINE_URL" in engine_model
+    assert f"{PREFIX}POLISH is not a setting" in polish
     assert f"Did you mean {PREFIX}WEB_PORT?" in slip
     assert "hunter2" not in discord + slack
 

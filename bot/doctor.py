@@ -1,0 +1,122 @@
+"""`threadsight doctor`: looks at everything that a start needs, and says what to do about what is missing. It changes nothing.
+
+Each look is a `Finding` with one sentence; a bad one says what the person who runs the program can do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from bot.app import remote_server
+from bot.config import Settings
+from model_server.errors import ModelServerError
+from model_server.remote_connection import Connection, NotYet
+
+_ENOUGH_BYTES = 1_000_000_000  # on the disk of the data folder
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    what: str
+    is_good: bool
+    sentence: str
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """One finding after the other, as they are made."""
+    yield await asyncio.to_thread(_data_folder, settings.data_dir)
+    yield await _database(settings.store_url)
+    if settings.engine_url is None:
+        yield await asyncio.to_thread(_local_model, settings)
+    else:
+        yield await _remote_model(settings, settings.engine_url)
+    yield await asyncio.to_thread(_web_page, settings.web_host, settings.web_port)
+    for remark in settings.remarks:
+        yield Finding("Settings", False, remark)
+
+
+def _data_folder(folder: Path) -> Finding:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        return Finding("Data", False, f"{there} cannot be written. Give this user the right to, or set THREADSIGHT_DATA_DIR.")
+    num_free = shutil.disk_usage(there).free
+    sentence = f"{folder} can be written; {num_free / 1e9:.1f} GB are free."
+    if num_free < _ENOUGH_BYTES:
+        return Finding("Data", False, f"{sentence} That is little: chats keep their pictures. Free some, or set a retention.")
+    return Finding("Data", True, sentence)
+
+
+async def _database(store_url: str) -> Finding:
+    url = make_url(store_url)
+    is_sqlite = url.drivername.startswith("sqlite")
+    if is_sqlite:
+        path = await asyncio.to_thread(Path(url.database or "").absolute)
+        if not await asyncio.to_thread(path.exists):
+            return Finding("Database", True, f"{path} will be made at the first start.")
+        url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
+    where = str(path) if is_sqlite else url.render_as_string(hide_password=True)
+    try:
+        engine = create_async_engine(url, hide_parameters=True)
+        try:
+            async with engine.connect() as connection:
+                answer = await connection.scalar(text("PRAGMA quick_check" if is_sqlite else "SELECT 'ok'"))
+        finally:
+            await engine.dispose()
+    except ModuleNotFoundError:
+        return Finding("Database", False, "PostgreSQL needs one more package: pip install 'threadsight[postgres]'.")
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        return Finding("Database", False, f"{where} cannot be opened: {reason}.")
+    if answer != "ok":
+        return Finding("Database", False, f"{where} is damaged: {answer}. Put a backup in its place, or move it away.")
+    return Finding("Database", True, f"{where} can be opened.")
+
+
+def _local_model(settings: Settings) -> Finding:
+    from model_server.checkpoints import check_fit  # imports torch, which takes seconds
+
+    try:
+        plan = check_fit(settings.model, revision=settings.model_revision, quantization=settings.quantization)
+    except ModelServerError as error:
+        return Finding("Model", False, str(error))
+    advice = "" if plan.fits else " Try THREADSIGHT_QUANTIZATION=auto, a smaller model, or THREADSIGHT_ENGINE_URL."
+    return Finding("Model", plan.fits, f"{plan}{advice}")
+
+
+async def _remote_model(settings: Settings, url: str) -> Finding:
+    connection = Connection(remote_server(settings, url))
+    try:
+        served = await connection.served_model()
+    except NotYet as error:
+        return Finding("Model server", False, f"{url}: {error.error}")
+    except ModelServerError as error:
+        return Finding("Model server", False, f"{url}: {error}")
+    finally:
+        await connection.close()
+    return Finding("Model server", True, f"{url} answers with the model {served.name}.")
+
+
+def _web_page(host: str, port: int) -> Finding:
+    if port == 0:
+        return Finding("Web page", True, f"will take any free port of {host}.")
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        return Finding(
+            "Web page",
+            False,
+            f"{host}, port {port}: {error.strerror or error}. Threadsight may be running already; "
+            "else choose another THREADSIGHT_WEB_PORT.",
+        )
+    return Finding("Web page", True, f"{host}, port {port} is free.")

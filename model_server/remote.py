@@ -1,0 +1,187 @@
+"""The engine on another machine, behind the same `Engine` interface: queue, limits and cancelling stay those of `InferenceLoop`.
+
+* Until the first word of an answer has arrived, a server that is away or busy is asked again, a few times and later each time;
+  after it, never: nobody shall read a beginning twice.
+* A server that is away is not a broken engine. Whoever asks meanwhile is told, and nothing has to be started again.
+* Cancelling closes the connection, which such servers take as the sign to stop.
+
+There are no token ids here, and what a prompt costs is a guess on the safe side that is corrected by what the server counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+
+from model_server.engine import EngineOutput, OnFailure, OnOutputs
+from model_server.errors import EngineFailed, ModelLoadError, ModelServerError
+from model_server.loop import InferenceLoop
+from model_server.remote_connection import Connection, NotYet, RemoteServer
+from model_server.remote_protocol import NOT_UNDERSTOOD, Piece, request_body
+from model_server.types import FinishReason, Message, ModelCapabilities, SamplingParams, Usage
+
+DEFAULT_CONTEXT_LENGTH = 4096  # LLaVA-1.5's
+DEFAULT_IMAGE_TOKENS = 576  # LLaVA-1.5's
+MAX_RUNNING = 256  # what a cluster batches at a time; the rest waits here, where its place in the queue is shown
+RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0)
+_MAX_RETRY_AFTER_SECONDS = 10.0
+_BYTES_PER_TOKEN = 3  # of UTF-8; English has about four
+_TOKENS_PER_MESSAGE = 8  # what a template writes around it
+
+_log = logging.getLogger(__name__)
+
+
+class RemoteEngine:
+    """`Engine` that asks `server`. Made on the event loop that it is to live on; its callbacks come from there."""
+
+    def __init__(self, server: RemoteServer, retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS) -> None:
+        self._server = server
+        self._connection = Connection(server)
+        self._retry_delays_seconds = retry_delays_seconds
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._has_learned = False  # which model the server has
+        self._capabilities = ModelCapabilities(
+            model_name=server.model or "",
+            context_length=server.context_length or DEFAULT_CONTEXT_LENGTH,
+            num_image_tokens=DEFAULT_IMAGE_TOKENS,
+            max_images_per_chat=server.max_images_per_chat,
+        )
+        self._on_outputs: OnOutputs = lambda outputs: None
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        return self._capabilities
+
+    @property
+    def cache_capacity(self) -> int:
+        return 0  # the server's own business
+
+    def cache_cost(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
+        return 0
+
+    def start(self, on_outputs: OnOutputs, on_failure: OnFailure) -> None:
+        """A server that is away is waited for when somebody asks; one that is there and of no use raises `ModelLoadError`."""
+        self._on_outputs = on_outputs
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
+        return _num_text_tokens(messages) + _num_images(messages) * self._capabilities.num_image_tokens
+
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+        def begin() -> None:
+            task = self._loop.create_task(self._answer(request_id, messages, sampling))
+            self._tasks[request_id] = task
+            task.add_done_callback(lambda _: self._tasks.pop(request_id))
+
+        self._loop.call_soon_threadsafe(begin)
+
+    def cancel(self, request_id: str) -> None:
+        def cancel() -> None:
+            if task := self._tasks.get(request_id):
+                task.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)
+
+    def unload(self) -> None:
+        """Nothing of the model is here."""
+
+    def stop(self) -> None:
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+
+    async def _open(self) -> None:
+        try:
+            await self._learn()
+        except NotYet:
+            _log.warning("The model server at %s is not there yet. Questions are answered when it is.", self._connection.url)
+        except ModelServerError as error:
+            raise ModelLoadError(f"The model server at {self._connection.url} cannot be used; the log says why.") from error
+
+    async def _close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._connection.close()
+
+    async def _learn(self) -> None:
+        served = await self._connection.served_model()
+        context_length = self._server.context_length or served.context_length or DEFAULT_CONTEXT_LENGTH
+        self._capabilities = replace(self._capabilities, model_name=served.name, context_length=context_length)
+        self._has_learned = True
+
+    async def _answer(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+        reason: FinishReason | None = None
+        usage: Usage | None = None
+        try:
+            async with contextlib.aclosing(self._pieces(messages, sampling)) as pieces:
+                async for piece in pieces:
+                    reason, usage = piece.finish_reason or reason, piece.usage or usage
+                    if piece.text:
+                        self._on_outputs([EngineOutput(request_id, piece.text)])
+        except ModelServerError as error:
+            self._has_learned = False  # a server that was started anew may have another model
+            self._on_outputs([EngineOutput(request_id, error=error)])
+        except Exception as error:
+            _log.error("A request to the model server failed: %s", type(error).__name__)
+            self._on_outputs([EngineOutput(request_id, error=EngineFailed(NOT_UNDERSTOOD))])
+        else:
+            if usage is not None:
+                self._correct_guess(messages, usage)
+            self._on_outputs([EngineOutput(request_id, finish_reason=reason, usage=usage)])
+
+    async def _pieces(self, messages: Sequence[Message], sampling: SamplingParams) -> AsyncGenerator[Piece, None]:
+        """The answer, from whichever try brings it."""
+        for delay in (*self._retry_delays_seconds, None):
+            try:
+                if not self._has_learned:
+                    await self._learn()
+                body = await asyncio.to_thread(request_body, self._capabilities.model_name, messages, sampling)
+                async with contextlib.aclosing(self._connection.answer(body)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except NotYet as not_yet:
+                if delay is None:
+                    raise not_yet.error from None
+                await asyncio.sleep(max(delay, min(not_yet.after_seconds, _MAX_RETRY_AFTER_SECONDS)))
+
+    def _correct_guess(self, messages: Sequence[Message], usage: Usage) -> None:
+        if num_images := _num_images(messages):
+            seen = math.ceil((usage.num_prompt_tokens - _num_text_tokens(messages)) / num_images)
+            if seen > self._capabilities.num_image_tokens:
+                self._capabilities = replace(self._capabilities, num_image_tokens=seen)
+
+
+async def open_remote(
+    server: RemoteServer,
+    *,
+    max_queue: int = 64,
+    max_running: int = MAX_RUNNING,
+    retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
+) -> InferenceLoop:
+    """A loop in front of `server`, which need not be there yet. Raises `ModelLoadError` when it is there and of no use.
+
+    The caller closes the loop.
+    """
+    loop = InferenceLoop(RemoteEngine(server, retry_delays_seconds), max_queue=max_queue, max_running=max_running)
+    try:
+        await loop.start()
+    except BaseException:
+        await loop.close()
+        raise
+    return loop
+
+
+def _num_images(messages: Sequence[Message]) -> int:
+    return sum(len(message.images) for message in messages)
+
+
+def _num_text_tokens(messages: Sequence[Message]) -> int:
+    num_bytes = sum(len(message.text.encode(errors="replace")) for message in messages)
+    return math.ceil(num_bytes / _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(messages)

@@ -1,0 +1,198 @@
+"""What is said to a model server far away, and what its answers mean: OpenAI's chat-completions protocol, as vLLM, SGLang,
+llama.cpp, Ollama, `transformers serve` and our own server speak it.
+
+Nothing here opens a connection. What a server answers is not trusted to be well-formed, and its error texts are never shown or
+logged, because some servers quote the question in them.
+Format: https://platform.openai.com/docs/api-reference/chat; a picture travels as a data URL (RFC 2397).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image as PilImage
+
+from model_server.errors import EngineFailed, ModelServerError, PromptTooLong
+from model_server.images import to_pil
+from model_server.types import FinishReason, Image, Message, SamplingParams, Usage
+
+_log = logging.getLogger(__name__)
+
+TELL = "Please tell the person who runs me."
+AWAY = "The model server cannot be reached right now. Please ask again in a little while."
+BUSY = "The model server is very busy right now. Please ask again in a little while."
+BROKEN_OFF = "The model server broke off in the middle of the answer. Please ask again."
+NOT_UNDERSTOOD = f"The model server gave an answer that I cannot read. {TELL}"
+_LOSSY = ("image/jpeg", "image/heic", "image/avif", "image/webp")
+_ORIENTATION = 0x0112  # Exif
+# The servers' own words differ; these are pieces of what they say.
+_TOO_LONG = re.compile(
+    r"context[ _](length|size|window)|maximum model length|max_model_len|too long|max_tokens must be at least 1",
+    re.IGNORECASE,
+)
+_NO_PICTURES = re.compile(r"image|picture|vision|multi-?modal|mmproj", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one event of a streamed answer brought."""
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    name: str
+    context_length: int | None
+
+
+def request_body(model: str, messages: Sequence[Message], sampling: SamplingParams) -> bytes:
+    """A streaming request. Encodes its pictures, which takes time: call it off the event loop."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [_message(message) for message in messages],
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    # Not every server knows every name: what has its default is not said.
+    if sampling.top_p < 1:
+        body["top_p"] = sampling.top_p
+    if sampling.top_k:
+        body["top_k"] = sampling.top_k
+    return json.dumps(body).encode()
+
+
+async def read_pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[Piece, None]:
+    """The pieces of a streamed answer (server-sent events, one line of data each), until its end, however that is marked.
+
+    Raises a `ModelServerError` when the server reports one, and `EngineFailed` for what is not the protocol.
+    """
+    async for line in lines:
+        if not line.startswith(b"data:"):
+            continue  # comments, empty lines, fields that the protocol does not use
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            return
+        try:
+            event = json.loads(data)
+            if event.get("error"):
+                refused = refusal(500, data)
+                _log.error("The model server reported an error in place of the rest of its answer: %s.", refused.advice)
+                raise refused.error
+            piece = _piece(event)
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+            raise EngineFailed(NOT_UNDERSTOOD) from None
+        yield piece
+
+
+def read_models(body: bytes) -> list[ServedModel]:
+    """The answer of /models. Raises ValueError."""
+    try:
+        entries = json.loads(body)["data"]
+        # vLLM and SGLang say how long the context is; OpenAI's own protocol has no place for it.
+        return [ServedModel(str(entry["id"]), _positive(entry.get("max_model_len"))) for entry in entries]
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError("not a list of models") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`error` is for the person who asked, `advice` for the one who runs the program."""
+
+    error: ModelServerError
+    advice: str
+
+
+def refusal(status: int, body: bytes) -> Refusal:
+    """What it means that a server answered with an error."""
+    words = _error_words(body)
+    if status in (401, 403):
+        return Refusal(EngineFailed(f"The model server does not let me in. {TELL}"), "it refuses the API key")
+    if 300 <= status < 400:
+        return Refusal(EngineFailed(AWAY), "it redirects, and the API key is not sent elsewhere: give the address that it leads to")
+    if status in (400, 413, 422, 500):
+        if _TOO_LONG.search(words):
+            return Refusal(
+                PromptTooLong(), "the chat is longer than its model's context: set the engine's context length to what it is"
+            )
+        if _NO_PICTURES.search(words):
+            sentence = f"The model behind me cannot look at this picture. {TELL}"
+            return Refusal(EngineFailed(sentence), "its model takes no pictures, or fewer than the chat has")
+    if status == 404:
+        sentence = f"The model server does not have the model that I was told to use. {TELL}"
+        return Refusal(EngineFailed(sentence), "it does not know the model, or the address lacks a part such as /v1")
+    return Refusal(EngineFailed(f"The model server could not answer this. {TELL}"), "see its own log")
+
+
+def _message(message: Message) -> dict[str, Any]:
+    if not message.images:
+        return {"role": message.role.value, "content": message.text}
+    pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
+    return {"role": message.role.value, "content": [*pictures, {"type": "text", "text": message.text}]}
+
+
+def _data_url(image: Image) -> str:
+    data, media_type = _portable(image)
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _portable(image: Image) -> tuple[bytes, str]:
+    """The picture in a form that every server sees as we do: servers differ in formats, rotation, transparency and deep colours."""
+    with PilImage.open(io.BytesIO(image.data)) as pil:
+        is_plain = pil.format in ("JPEG", "PNG") and pil.mode in ("RGB", "L") and not pil.has_transparency_data
+        if is_plain and pil.getexif().get(_ORIENTATION, 1) == 1:
+            return image.data, image.media_type
+    buffer = io.BytesIO()
+    if image.media_type in _LOSSY:
+        to_pil(image).save(buffer, "JPEG", quality=95)
+        return buffer.getvalue(), "image/jpeg"
+    to_pil(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue(), "image/png"
+
+
+def _piece(event: dict[str, Any]) -> Piece:
+    usage = _usage(event.get("usage"))
+    choices = event.get("choices")
+    if not choices:
+        return Piece(usage=usage)
+    choice = choices[0]
+    text = (choice.get("delta") or {}).get("content") or ""
+    reason = choice.get("finish_reason")
+    if not isinstance(text, str) or reason in ("abort", "error"):
+        raise ValueError("not an answer")
+    finish_reason = None if reason is None else FinishReason.LENGTH if reason == "length" else FinishReason.STOP
+    return Piece(text, finish_reason, usage)
+
+
+def _usage(usage: Any) -> Usage | None:
+    if not usage:
+        return None
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Usage(int(usage["prompt_tokens"]), int(cached), int(usage.get("completion_tokens") or 0))
+
+
+def _error_words(body: bytes) -> str:
+    """All texts of an error object, in whichever of the usual places they stand."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return ""
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    if not isinstance(error, dict):
+        return str(error)
+    return " ".join(str(error[name]) for name in ("code", "type", "message", "detail") if error.get(name))
+
+
+def _positive(number: object) -> int | None:
+    return number if isinstance(number, int) and number > 0 else None

@@ -1,0 +1,233 @@
+"""What a client of our HTTP server asks: OpenAI's chat-completions request, checked, as our own words.
+
+* What would change the answer and is not supported is refused by its name; what only concerns OpenAI's own service is ignored.
+* LLaVA was trained with one fixed system text and has no place for another: text of a system (or developer) message stands in front
+  of the question that follows it. Messages of a user that follow each other are one question.
+* Clients send text back, not token ids: `KnownAnswers` finds the ids again, so that the next turn starts with exactly the cached
+  tokens. Nothing depends on it but speed.
+
+Format: https://platform.openai.com/docs/api-reference/chat/create, with vLLM's `top_k` beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from model_server.errors import PictureError
+from model_server.images import read_image
+from model_server.types import Image, Message, Role, SamplingParams
+
+FetchPicture = Callable[[str, int], Awaitable[bytes]]
+_MAX_STOP_STRINGS = 4
+_MAX_KNOWN_ANSWERS = 1024
+
+# The values that change nothing; with any other, the answer would not be what the client expects.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "min_p": (0,),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+}
+
+
+class BadRequest(Exception):
+    """The client can mend it. `param` names the part of the request."""
+
+    def __init__(self, sentence: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(sentence)
+        self.param = param
+        self.code = code
+        self.status = status
+
+
+class _ImageUrl(BaseModel):
+    url: str
+
+
+class _TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class _PicturePart(BaseModel):
+    type: Literal["image_url"]
+    image_url: _ImageUrl
+
+
+def _as_parts(content: object) -> object:
+    if content is None:
+        return []
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+_Part = Annotated[_TextPart | _PicturePart, Field(discriminator="type")]
+
+
+class _ChatMessage(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[list[_Part], BeforeValidator(_as_parts)] = Field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.content if isinstance(part, _TextPart))
+
+    @property
+    def picture_urls(self) -> list[str]:
+        return [part.image_url.url for part in self.content if isinstance(part, _PicturePart)]
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class CompletionRequest(BaseModel):
+    """Read it with `read_request`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    messages: list[_ChatMessage] = Field(min_length=1)
+    stream: bool | None = False
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def has_usage_chunk(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, max_new_tokens: int, temperature: float) -> SamplingParams:
+        """With the server's own values for what the client left open."""
+        return SamplingParams(
+            max_new_tokens=self.max_completion_tokens or self.max_tokens or max_new_tokens,
+            temperature=temperature if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=max(self.top_k or 0, 0),
+        )
+
+
+def read_request(body: bytes) -> CompletionRequest:
+    """Takes a while for large pictures: call it off the event loop. Raises `BadRequest`, which quotes nothing of the content."""
+    try:
+        request = CompletionRequest.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        param = ".".join(map(str, problem["loc"]))
+        raise BadRequest(f"{param}: {problem['msg']}." if param else "The body is not a JSON object.", param or None) from None
+    for name, value in (request.model_extra or {}).items():
+        if name in _UNSUPPORTED and value is not None and value not in _UNSUPPORTED[name]:
+            raise BadRequest(f"`{name}` is not supported here.", name, "unsupported_parameter")
+    if request.seed is not None and request.temperature != 0:
+        raise BadRequest("`seed` is not supported here, except with `temperature` 0.", "seed", "unsupported_parameter")
+    if len(request.stop_strings) > _MAX_STOP_STRINGS or "" in request.stop_strings:
+        raise BadRequest(f"`stop` takes up to {_MAX_STOP_STRINGS} strings, none of them empty.", "stop")
+    return request
+
+
+async def read_messages(
+    request: CompletionRequest, fetch: FetchPicture, max_picture_bytes: int, max_images: int
+) -> tuple[Message, ...]:
+    """The chat with its pictures checked, and those behind links fetched. Raises `BadRequest` or `PictureError`."""
+    num_images = sum(len(message.picture_urls) for message in request.messages)
+    if num_images > max_images:
+        raise BadRequest(f"This model can look at {max_images} picture(s) in a chat, not {num_images}.", "messages")
+    messages: list[Message] = []
+    texts: list[str] = []
+    images: list[Image] = []
+    names = (f"picture {number}" for number in range(1, num_images + 1))
+    has_question = False
+    for message in request.messages:
+        if message.role == "assistant":
+            if not has_question:
+                raise BadRequest("An assistant's message must answer a user's.", "messages")
+            messages += [Message(Role.USER, "\n\n".join(texts), tuple(images)), Message(Role.ASSISTANT, message.text)]
+            texts, images, has_question = [], [], False
+            continue
+        has_question = has_question or message.role == "user"
+        texts += [message.text] if message.text else []
+        for url in message.picture_urls:
+            images.append(await _read_picture(url, next(names), fetch, max_picture_bytes))
+    if not has_question:
+        raise BadRequest("The last message must be a user's.", "messages")
+    return (*messages, Message(Role.USER, "\n\n".join(texts), tuple(images)))
+
+
+async def _read_picture(url: str, name: str, fetch: FetchPicture, max_bytes: int) -> Image:
+    if url[:5].lower() == "data:":
+        return await asyncio.to_thread(_decode, url, name, max_bytes)
+    if not url.lower().startswith(("https://", "http://")):
+        raise PictureError(name, "only data:, https: and http: URLs work.")
+    return await asyncio.to_thread(read_image, await fetch(url, max_bytes), name, max_bytes=max_bytes)
+
+
+def _decode(url: str, name: str, max_bytes: int) -> Image:
+    head, _, data = url.partition(",")
+    if not head.lower().endswith(";base64"):
+        raise PictureError(name, "a data: URL must be encoded in base64.")
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except ValueError:
+        raise PictureError(name, "its base64 encoding is damaged.") from None
+    return read_image(decoded, name, max_bytes=max_bytes)
+
+
+class KnownAnswers:
+    """The token ids of the last answers, each by the chat that led to it."""
+
+    def __init__(self, max_answers: int = _MAX_KNOWN_ANSWERS) -> None:
+        self._max_answers = max_answers
+        self._token_ids: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
+
+    def remember(self, messages: Sequence[Message], text: str, token_ids: tuple[int, ...]) -> None:
+        *_, key = _keys([*messages, Message(Role.ASSISTANT, text)])
+        self._token_ids[key] = token_ids
+        self._token_ids.move_to_end(key)
+        if len(self._token_ids) > self._max_answers:
+            self._token_ids.popitem(last=False)
+
+    def restore(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The same chat, with the ids of those answers that are known."""
+        return tuple(
+            replace(message, token_ids=self._token_ids.get(key)) if message.role is Role.ASSISTANT else message
+            for message, key in zip(messages, _keys(messages), strict=True)
+        )
+
+
+def _keys(messages: Sequence[Message]) -> Iterator[bytes]:
+    """For every message, what stands for the chat up to it."""
+    so_far = hashlib.sha256()
+    for message in messages:
+        content: list[Any] = [message.role.value, message.text.strip(), [image.sha256 for image in message.images]]
+        so_far.update(repr(content).encode(errors="backslashreplace"))
+        yield so_far.digest()

@@ -1,0 +1,121 @@
+"""What the doctor finds, and that it changes nothing."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from bot.config import Settings
+from bot.doctor import Finding, examine
+from bot.store import Store
+from tests.program import PROGRAM, environment
+
+
+async def findings(folder: Path, **settings: object) -> dict[str, Finding]:
+    whole = Settings.model_validate({"data_dir": folder / "data", "web_port": 0, **settings})
+    return {finding.what: finding async for finding in examine(whole)}
+
+
+async def test_a_new_installation_is_well_and_stays_as_it_is(tmp_path: Path) -> None:
+    found = await findings(tmp_path)
+    assert list(found) == ["Data", "Database", "Model", "Web page"]
+    assert all(finding.is_good for finding in found.values())
+    assert "will be made" in found["Database"].sentence
+    assert "tiny: weights 12" in found["Model"].sentence
+    assert not Path.exists(tmp_path / "data")
+
+
+async def test_a_database_that_is_there_is_opened(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'data' / 'threadsight.db'}")
+    await store.close()
+    assert (await findings(tmp_path))["Database"].sentence.endswith("threadsight.db can be opened.")
+
+
+async def test_a_damaged_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "threadsight.db").write_bytes(b"no database" * 1000)
+    found = (await findings(tmp_path))["Database"]
+    assert not found.is_good
+    assert "file is not a database" in found.sentence
+
+
+async def test_a_data_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    found = (await findings(tmp_path))["Data"]
+    assert not found.is_good
+    assert "THREADSIGHT_DATA_DIR" in found.sentence
+
+
+async def test_a_database_server_that_is_away_is_told_without_its_password(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found = (await findings(tmp_path, database_url=f"postgresql://me:hunter2@127.0.0.1:{port}/chats"))["Database"]
+    assert not found.is_good
+    assert f"me:***@127.0.0.1:{port}/chats cannot be opened" in found.sentence
+
+
+async def test_a_model_that_does_not_fit_is_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seven_billion = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14
+        ),
+        text_config=LlamaConfig(
+            vocab_size=32064,
+            hidden_size=4096,
+            intermediate_size=11008,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            max_position_embeddings=4096,
+        ),
+    )
+    seven_billion.save_pretrained(tmp_path / "llava")  # no weights: they would not be looked at
+    monkeypatch.setattr("model_server.checkpoints.free_memory", lambda: 8 * 10**9)
+    found = (await findings(tmp_path, model=str(tmp_path / "llava")))["Model"]
+    assert not found.is_good
+    assert "llava does not fit" in found.sentence
+    assert "THREADSIGHT_QUANTIZATION" in found.sentence
+    monkeypatch.setattr("model_server.checkpoints.free_memory", lambda: 80 * 10**9)
+    assert (await findings(tmp_path, model=str(tmp_path / "llava")))["Model"].is_good
+
+
+async def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
+    found = (await findings(tmp_path, model=str(tmp_path / "nothing")))["Model"]
+    assert not found.is_good
+    assert "nothing" in found.sentence
+
+
+async def test_a_model_server_that_is_away_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    found = await findings(tmp_path, engine_url=f"http://127.0.0.1:{port}/v1")
+    assert "Model" not in found
+    assert not found["Model server"].is_good
+    assert "reached" in found["Model server"].sentence
+
+
+async def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = (await findings(tmp_path, web_port=taken.getsockname()[1]))["Web page"]
+    assert not found.is_good
+    assert "THREADSIGHT_WEB_PORT" in found.sentence
+
+
+@pytest.mark.parametrize(("port", "status", "last"), [("0", 0, "can be started."), ("1", 1, "see to the problems above.")])
+def test_the_command_says_so_and_tells_it_by_its_status(tmp_path: Path, port: str, status: int, last: str) -> None:
+    url = {} if status == 0 else {"THREADSIGHT_ENGINE_URL": f"http://127.0.0.1:{port}/v1"}
+    done = subprocess.run(
+        [*PROGRAM, "doctor"],
+        cwd=tmp_path,
+        env=environment(tmp_path, **url),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(last)
+    assert [line[:8].strip() for line in done.stdout.splitlines()[:3]] == ["ok", "ok", "ok" if status == 0 else "PROBLEM"]
