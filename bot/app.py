@@ -27,7 +27,7 @@ from bot.pictures import FetchLink, PictureReader, fetch_public_link
 from bot.store import Store
 from bot.writer import AnswerWriter
 from model_server.loop import InferenceLoop
-from model_server.remote_connection import RemoteServer
+from model_server.remote.connection import RemoteServer
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ async def open_local_model(settings: Settings) -> InferenceLoop:
 
 async def _open_remote_model(settings: Settings, url: str) -> InferenceLoop:
     """A server that is away does not keep the program from starting. Raises ModelLoadError."""
-    from model_server.remote import open_remote
+    from model_server.remote.engine import open_remote
 
     return await open_remote(remote_server(settings, url), max_queue=settings.max_queue)
 
@@ -142,7 +142,7 @@ async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = 
     Always the model on this machine: a bot that shares the settings may have this very server as its engine. Raises ModelLoadError,
     ServeAddressError, or EngineFailed.
     """
-    from model_server.serve import CompletionServer
+    from model_server.serve.server import CompletionServer
 
     stop, hurry = stop or asyncio.Event(), asyncio.Event()
     model = await open_local_model(settings)

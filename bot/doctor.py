@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from bot.app import remote_server
 from bot.config import Settings
 from model_server.errors import ModelServerError
-from model_server.remote_connection import Connection, NotYet
+from model_server.remote.connection import Connection, NotYet
 
 _ENOUGH_BYTES = 1_000_000_000  # on the disk of the data folder
 
@@ -83,7 +83,7 @@ async def _database(store_url: str) -> Finding:
 
 
 def _local_model(settings: Settings) -> Finding:
-    from model_server.checkpoints import check_fit  # imports torch, which takes seconds
+    from model_server.checkpoints.loading import check_fit  # imports torch, which takes seconds
 
     try:
         plan = check_fit(settings.model, revision=settings.model_revision, quantization=settings.quantization)

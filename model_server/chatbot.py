@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from model_server import quantization
-from model_server.checkpoints import load_checkpoint
+from model_server.checkpoints import quantization
+from model_server.checkpoints.loading import load_checkpoint
 from model_server.errors import PictureError
 from model_server.fetch import fetch_image_url
 from model_server.images import MAX_BYTES, read_image
 from model_server.loop import InferenceLoop
-from model_server.packed import PackedEngine
+from model_server.packed.engine import PackedEngine
 from model_server.prompt import PromptTemplate
 from model_server.types import ChatRequest, Finished, Image, Message, Role, SamplingParams
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from model_server.checkpoints import TINY, Checkpoint, load_checkpoint
-from model_server.fit import Plan, with_cache
+from model_server.checkpoints.fit import Plan, with_cache
+from model_server.checkpoints.loading import TINY, Checkpoint, load_checkpoint
+from model_server.checkpoints.quantization import Quantization
 from model_server.loop import InferenceLoop
-from model_server.packed import PackedEngine
-from model_server.quantization import Quantization
+from model_server.packed.engine import PackedEngine
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from model_server.errors import ModelServerError
 
 if TYPE_CHECKING:
     from model_server.bench.results import Report
-    from model_server.checkpoints import Checkpoint
+    from model_server.checkpoints.loading import Checkpoint
 
 _FILE_WIDTH = 110  # columns, where there is no terminal to ask
 _RANDOM = ("llava-1.5-7b", "llava-1.5-13b", "bench-58m", "bench-tiny")
@@ -73,8 +73,8 @@ async def _measure(options: argparse.Namespace, against_api_key: str | None, on_
     import torch
 
     from model_server.bench.measure import Measurement, Plan
-    from model_server.packed import PackedEngine
-    from model_server.remote_connection import RemoteServer
+    from model_server.packed.engine import PackedEngine
+    from model_server.remote.connection import RemoteServer
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -101,7 +101,7 @@ async def _measure(options: argparse.Namespace, against_api_key: str | None, on_
 
 def _load(options: argparse.Namespace) -> Checkpoint:
     from model_server.bench.random_weights import random_checkpoint
-    from model_server.checkpoints import load_checkpoint
+    from model_server.checkpoints.loading import load_checkpoint
 
     if options.random_weights:
         return random_checkpoint(options.random_weights, quantization=options.quantization, is_patient=options.yes)

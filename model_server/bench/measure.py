@@ -11,12 +11,12 @@ from model_server.bench.conversation import QUESTIONS, Chat, converse, converse_
 from model_server.bench.machine import memory_bandwidth, peak_memory_bytes, this_machine
 from model_server.bench.results import Decoding, FirstToken, Report, Subject, Throughput
 from model_server.bench.tutorial import Tutorial, never_end
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.engine import Engine
 from model_server.errors import RequestRefused
 from model_server.loop import InferenceLoop
-from model_server.remote import open_remote
-from model_server.remote_connection import RemoteServer
+from model_server.remote.connection import RemoteServer
+from model_server.remote.engine import open_remote
 
 _SYSTEM_TOKENS = 60
 _QUICK_CHATS = 4

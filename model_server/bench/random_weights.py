@@ -18,13 +18,13 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from model_server import families
 from model_server.bench.conversation import QUESTIONS
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints import families
+from model_server.checkpoints.fit import best_plan, free_memory, plan
+from model_server.checkpoints.loading import Checkpoint
+from model_server.checkpoints.quantization import AUTO, placement, weight_dtype
 from model_server.errors import ModelLoadError
-from model_server.fit import best_plan, free_memory, plan
 from model_server.prompt import SYSTEM, PromptTemplate
-from model_server.quantization import AUTO, placement, weight_dtype
 
 _PATCH_SIDE = 14
 _MAX_PATIENT_BYTES = 4e9  # of weights that a CPU gets through in minutes
@@ -49,7 +49,7 @@ class Architecture:
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llava-1.5-7b": Architecture(4096, 11008, 32, 32, 1024, 24, 16),
     "llava-1.5-13b": Architecture(5120, 13824, 40, 40, 1024, 24, 16),
-    # 58 million weights in the language model, 3.4 million in the vision tower: a twentieth, as in LLaVA-1.5-7B.
+    # 58 million weights in the language model, 3.4 million in the vision tower: a seventeenth, about as in LLaVA-1.5-7B.
     "bench-58m": Architecture(512, 1376, 8, 8, 256, 4, 4, vocab_size=32000, context_length=2048),
     # For tests: a complete run in seconds.
     "bench-tiny": Architecture(64, 128, 2, 4, 32, 2, 2, vocab_size=512, context_length=512, vision_side=56),

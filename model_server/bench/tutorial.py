@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from model_server.bench.conversation import Chat, Turn
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.detokenizer import decode
 from model_server.types import Image, Message
 from model_server.vision import HOLE

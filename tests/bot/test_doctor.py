@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from bot.config import Settings
 from bot.doctor import Finding, examine
 from bot.store import Store
+from tests.llava_7b import llava_7b_config
 from tests.program import PROGRAM, environment
 
 
@@ -59,26 +59,13 @@ async def test_a_database_server_that_is_away_is_told_without_its_password(tmp_p
 
 
 async def test_a_model_that_does_not_fit_is_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seven_billion = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336, patch_size=14
-        ),
-        text_config=LlamaConfig(
-            vocab_size=32064,
-            hidden_size=4096,
-            intermediate_size=11008,
-            num_hidden_layers=32,
-            num_attention_heads=32,
-            max_position_embeddings=4096,
-        ),
-    )
-    seven_billion.save_pretrained(tmp_path / "llava")  # no weights: they would not be looked at
-    monkeypatch.setattr("model_server.checkpoints.free_memory", lambda: 8 * 10**9)
+    llava_7b_config().save_pretrained(tmp_path / "llava")  # no weights: they would not be looked at
+    monkeypatch.setattr("model_server.checkpoints.loading.free_memory", lambda: 8 * 10**9)
     found = (await findings(tmp_path, model=str(tmp_path / "llava")))["Model"]
     assert not found.is_good
     assert "llava does not fit" in found.sentence
     assert "THREADSIGHT_QUANTIZATION" in found.sentence
-    monkeypatch.setattr("model_server.checkpoints.free_memory", lambda: 80 * 10**9)
+    monkeypatch.setattr("model_server.checkpoints.loading.free_memory", lambda: 80 * 10**9)
     assert (await findings(tmp_path, model=str(tmp_path / "llava")))["Model"].is_good
 
 

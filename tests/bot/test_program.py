@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image as PilImage
-from PIL import ImageDraw
 
 from adapters.base import AnswerStatus
 from bot.store import Store
-from model_server.checkpoints import TINY_PATH
+from model_server.checkpoints.loading import TINY_PATH
 from model_server.images import read_image
 from tests.bot.doubles import thread
+from tests.pictures import red_circle
 from tests.program import PROGRAM, environment
 
 QUESTION = "what colour is the circle?"
 
 pytestmark = pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")
-
-
-def _red_circle() -> bytes:
-    picture = PilImage.new("RGB", (256, 256), "white")
-    ImageDraw.Draw(picture).ellipse((90, 90, 166, 166), fill=(220, 30, 30))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -45,7 +35,7 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_one_question_prints_only_the_answer(tmp_path: Path) -> None:
-    (tmp_path / "circle.png").write_bytes(_red_circle())
+    (tmp_path / "circle.png").write_bytes(red_circle())
     with _start(tmp_path, "chat", "circle.png", QUESTION) as program:
         out, err = program.communicate(timeout=120)
     assert program.returncode == 0, err
@@ -66,7 +56,7 @@ def test_a_file_that_is_no_picture_is_told_and_the_model_is_not_asked(tmp_path: 
 async def test_a_question_that_was_left_open_is_answered_at_the_next_start(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'data' / 'threadsight.db'}"
     store = await Store.open(url)
-    await store.add_turn(thread(), "m1", QUESTION, images=[read_image(_red_circle(), "circle.png")], is_start=True)
+    await store.add_turn(thread(), "m1", QUESTION, images=[read_image(red_circle(), "circle.png")], is_start=True)
     await store.close()
 
     with _start(tmp_path, "run") as program:

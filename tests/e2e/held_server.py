@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from model_server.loop import InferenceLoop
-from model_server.serve import CompletionServer
+from model_server.serve.server import CompletionServer
 from tests.model_server.worded_engine import WordedEngine
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, expect
 
-from model_server.checkpoints import TINY_PATH
+from model_server.checkpoints.loading import TINY_PATH
 from tests.chat_handler import draw_picture
 from tests.program import PROGRAM, environment
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 import signal
 import subprocess
@@ -14,18 +13,17 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from PIL import Image as PilImage
-from PIL import ImageDraw
 
 from adapters.base import AnswerStatus, AnswerText
 from bot.app import OpenModel, open_chats, open_model
 from bot.chats import Chats
 from bot.config import Settings
-from model_server.checkpoints import TINY_PATH
+from model_server.checkpoints.loading import TINY_PATH
 from model_server.loop import InferenceLoop
-from model_server.remote import open_remote
-from model_server.remote_connection import RemoteServer
+from model_server.remote.connection import RemoteServer
+from model_server.remote.engine import open_remote
 from tests.bot.doubles import ask, attachment, end_of, message, text_of, thread
+from tests.pictures import red_circle
 from tests.program import PROGRAM, ROOT, environment
 
 START_SECONDS = 180
@@ -33,14 +31,6 @@ TIMEOUT_SECONDS = 120
 KEY = "sixteen-characters-or-more"
 
 needs_tiny = pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")
-
-
-def red_circle() -> bytes:
-    picture = PilImage.new("RGB", (256, 256), "white")
-    ImageDraw.Draw(picture).ellipse((90, 90, 166, 166), fill=(220, 30, 30))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @asynccontextmanager

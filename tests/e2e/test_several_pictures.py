@@ -9,10 +9,10 @@ from bot.chats import Chats
 from bot.pictures import PictureReader
 from bot.store import Store
 from bot.writer import AnswerWriter
-from model_server.checkpoints import load_checkpoint
+from model_server.checkpoints.loading import load_checkpoint
 from model_server.images import read_image
 from model_server.loop import InferenceLoop
-from model_server.packed import PackedEngine
+from model_server.packed.engine import PackedEngine
 from model_server.types import Message, Role
 from tests.bot.doubles import ask, attachment, end_of, notices_of, png, thread
 from tests.model_server.small_families import Reference, write_checkpoint

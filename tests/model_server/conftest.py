@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from model_server.checkpoints import Checkpoint, load_checkpoint
+from model_server.checkpoints.loading import Checkpoint, load_checkpoint
 from model_server.images import read_image
 from model_server.prompt import SYSTEM
 from model_server.tiny.language import llama_tokenizer

@@ -17,7 +17,7 @@ from sentencepiece import SentencePieceTrainer
 from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.prompt import SYSTEM
 from model_server.types import Image, Message, Role
 

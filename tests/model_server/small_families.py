@@ -43,8 +43,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from model_server.checkpoints import Checkpoint, load_checkpoint
-from model_server.families import load_processor, without_video
+from model_server.checkpoints.families import load_processor, without_video
+from model_server.checkpoints.loading import Checkpoint, load_checkpoint
 from model_server.images import to_pil
 from model_server.prompt import Prompt
 from model_server.tiny.language import llama_tokenizer

@@ -22,7 +22,7 @@ from model_server.bench.command import BenchError, add_arguments
 from model_server.bench.conversation import make_chats, watch_event_loop
 from model_server.bench.machine import memory_bandwidth
 from model_server.bench.tutorial import Tutorial, never_end
-from model_server.checkpoints import Checkpoint, load_checkpoint
+from model_server.checkpoints.loading import Checkpoint, load_checkpoint
 from model_server.errors import ModelLoadError, RequestRefused
 from model_server.images import to_pil
 

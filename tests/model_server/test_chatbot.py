@@ -104,7 +104,7 @@ def test_a_script_that_forgets_to_close_still_ends(random_llava: Path, red: Path
 def test_without_the_package_for_8_bit_a_first_try_is_in_full_precision(
     random_llava: Path, red: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("model_server.quantization.is_available", lambda: False)
+    monkeypatch.setattr("model_server.checkpoints.quantization.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with LLaVAChatBot(str(random_llava)) as bot:
         assert bot.start_new_chat(red, "how many?", max_new_tokens=5)

@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_server import checkpoints
-from model_server.checkpoints import Checkpoint, load_checkpoint
+from model_server.checkpoints.loading import Checkpoint, load_checkpoint
 from model_server.errors import ModelLoadError
 
 
@@ -40,7 +39,7 @@ def test_reasons(tmp_path: Path, random_llava: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "config.json").write_text("{")
     assert str(tmp_path) in refusal(str(tmp_path))
     assert "4bit or auto" in refusal(str(random_llava), "3bit")
-    monkeypatch.setattr(checkpoints, "TINY_PATH", tmp_path / "missing")
+    monkeypatch.setattr("model_server.checkpoints.loading.TINY_PATH", tmp_path / "missing")
     assert "install" in refusal("tiny")
 
 
@@ -103,7 +102,7 @@ def test_a_missing_shard_is_named(random_llava: Path, tmp_path: Path) -> None:
 
 
 def test_no_progress_bar_in_a_log(random_llava: Path) -> None:
-    code = f"from model_server.checkpoints import load_checkpoint; load_checkpoint({str(random_llava)!r})"
+    code = f"from model_server.checkpoints.loading import load_checkpoint; load_checkpoint({str(random_llava)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "it/s" not in done.stderr
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.detokenizer import Detokenizer, decode
 
 

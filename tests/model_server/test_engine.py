@@ -17,13 +17,13 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from model_server.checkpoints import TINY_PATH, Checkpoint, load_checkpoint
+from model_server.checkpoints.loading import TINY_PATH, Checkpoint, load_checkpoint
 from model_server.detokenizer import decode
 from model_server.errors import EngineFailed, ModelLoadError, PromptTooLong, ShuttingDown
 from model_server.images import read_image, to_pil
 from model_server.local import open_local
 from model_server.loop import InferenceLoop
-from model_server.packed import PackedEngine
+from model_server.packed.engine import PackedEngine
 from model_server.stream import TokenStream
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Message, Queued, Role, SamplingParams
 
@@ -338,7 +338,7 @@ async def test_a_long_prompt_does_not_stop_an_answer(
     random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read in pieces, and every step that reads one also writes a token of the answer that runs."""
-    monkeypatch.setattr("model_server.packed._PROMPT_TOKENS_PER_STEP", {"cpu": 10})
+    monkeypatch.setattr("model_server.packed.engine._PROMPT_TOKENS_PER_STEP", {"cpu": 10})
     async with running(random_llava) as (loop, engine):
         stream = loop.submit(ChatRequest("long", (Message(Role.USER, "1"),), SamplingParams(400, 0)))
         async with asyncio.timeout(TIMEOUT):
@@ -385,7 +385,7 @@ async def test_a_local_model_needs_no_network(random_llava: Path, monkeypatch: p
 async def test_the_one_function_that_the_program_calls(
     random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_server.checkpoints.TINY_PATH", random_llava)
+    monkeypatch.setattr("model_server.checkpoints.loading.TINY_PATH", random_llava)
     loop = await open_local("tiny", max_queue=2, max_running=2)
     try:
         assert loop.capabilities.model_name == "tiny"

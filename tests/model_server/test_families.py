@@ -30,14 +30,14 @@ from transformers import (
     VipLlavaForConditionalGeneration,
 )
 
-from model_server.checkpoints import load_checkpoint
+from model_server.checkpoints.families import context_length, max_images_per_chat
+from model_server.checkpoints.forms import ProcessorForms, SquareForms
+from model_server.checkpoints.loading import load_checkpoint
 from model_server.detokenizer import decode
 from model_server.errors import EngineFailed, ModelLoadError, PromptTooLong, RequestRefused
-from model_server.families import context_length, max_images_per_chat
-from model_server.forms import ProcessorForms, SquareForms
 from model_server.images import read_image
 from model_server.loop import InferenceLoop
-from model_server.packed import PackedEngine
+from model_server.packed.engine import PackedEngine
 from model_server.prompt import SYSTEM
 from model_server.types import ChatRequest, Delta, Finished, Image, Message, Role, SamplingParams
 from model_server.vision import HOLE

@@ -14,30 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from model_server import checkpoints
-from model_server.checkpoints import check_fit, load_checkpoint
+from model_server.checkpoints.fit import Plan, best_plan, plan
+from model_server.checkpoints.loading import check_fit, load_checkpoint
 from model_server.errors import ModelLoadError
-from model_server.fit import Plan, best_plan, plan
 from model_server.local import open_local
+from tests.llava_7b import llava_7b_config
 
 GB = 10**9
 
 
 @pytest.fixture(scope="module")
 def llava_7b() -> LlavaConfig:
-    """llava-hf/llava-1.5-7b-hf, whose config.json names only what differs from these defaults."""
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
-        text_config=LlamaConfig(vocab_size=32064, max_position_embeddings=4096, rms_norm_eps=1e-5),
-    )
+    return llava_7b_config()
 
 
 @pytest.mark.parametrize(("quantization", "weights", "step"), [("none", 14.13, 13.2), ("8bit", 7.66, 6.7), ("4bit", 4.52, 3.6)])
@@ -60,7 +48,7 @@ def test_the_plan_in_words(llava_7b: LlavaConfig) -> None:
 
 
 def test_auto_takes_the_most_bits_that_leave_room(llava_7b: LlavaConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model_server.fit.weight_dtype", lambda kind: torch.bfloat16)
+    monkeypatch.setattr("model_server.checkpoints.fit.weight_dtype", lambda kind: torch.bfloat16)
     free_and_chosen = {80: "none", 24: "none", 16: "8bit", 12: "4bit", 8: "4bit"}
     assert {free: best_plan(llava_7b, free * GB).quantization for free in free_and_chosen} == free_and_chosen
     assert best_plan(llava_7b, 8 * GB).num_chats < 8  # some room is better than none
@@ -127,7 +115,7 @@ async def test_at_start_the_plan_is_told_with_the_cache_that_there_is(
     random_llava: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free_bytes = 1_800_000  # too little for full precision
-    monkeypatch.setattr(checkpoints, "free_memory", lambda: free_bytes)
+    monkeypatch.setattr("model_server.checkpoints.loading.free_memory", lambda: free_bytes)
     with caplog.at_level(logging.INFO, logger="model_server.local"):
         loop = await open_local(str(random_llava), quantization="auto", cache_tokens=2100)
     await loop.close()

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub import constants
 
-from model_server.checkpoints import load_checkpoint
+from model_server.checkpoints.hub import Source, explained
+from model_server.checkpoints.loading import load_checkpoint
 from model_server.errors import ModelLoadError
-from model_server.hub import Source, explained
 
 COMMIT = "c" * 40
 REVISIONS = ("main", "v1", COMMIT)

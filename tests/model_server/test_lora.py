@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_server.checkpoints import check_fit, load_checkpoint
+from model_server.checkpoints.loading import check_fit, load_checkpoint
 from model_server.errors import ModelLoadError
 from model_server.types import Image
 from tests.model_server.original_format import Twins, logits, write_json, write_twins

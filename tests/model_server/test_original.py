@@ -15,7 +15,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from model_server.chatbot import LLaVAChatBot
-from model_server.checkpoints import load_checkpoint
+from model_server.checkpoints.loading import load_checkpoint
 from model_server.errors import ModelLoadError
 from model_server.types import Image, Message, Role
 from tests.model_server.original_format import MEAN, SIDE, STD, Twins, logits, write_json, write_twins

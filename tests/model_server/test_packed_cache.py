@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_server.packed_cache import UNIT, Extent, PackedCache, units
+from model_server.packed.cache import UNIT, Extent, PackedCache, units
 
 NUM_ROWS = 12 * UNIT
 NUM_LAYERS = 2

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.prompt import SYSTEM, Prompt, PromptTemplate
 from model_server.types import Image, Message, Role
 

@@ -13,9 +13,9 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 
 from model_server.chatbot import LLaVAChatBot
-from model_server.checkpoints import load_checkpoint
+from model_server.checkpoints.loading import load_checkpoint
+from model_server.checkpoints.quantization import bits, bitsandbytes_config, is_quantized, use_plain_kernels_for_odd_sizes
 from model_server.errors import ModelLoadError
-from model_server.quantization import bits, bitsandbytes_config, is_quantized, use_plain_kernels_for_odd_sizes
 from model_server.types import Image
 
 LANGUAGE_LAYER_PARTS = {

@@ -22,9 +22,9 @@ from PIL import Image as PilImage
 from model_server.errors import EngineFailed, ModelLoadError, ModelServerError, PromptTooLong, QueueFull
 from model_server.images import read_image
 from model_server.loop import InferenceLoop
-from model_server.remote import open_remote
-from model_server.remote_connection import RemoteServer
-from model_server.remote_protocol import AWAY, BROKEN_OFF, BUSY, NOT_UNDERSTOOD, read_models, refusal, request_body
+from model_server.remote.connection import RemoteServer
+from model_server.remote.engine import open_remote
+from model_server.remote.protocol import AWAY, BROKEN_OFF, BUSY, NOT_UNDERSTOOD, read_models, refusal, request_body
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Message, Role, SamplingParams, StreamEvent
 
 TIMEOUT_SECONDS = 20

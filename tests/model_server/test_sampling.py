@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from model_server.sampling import choose
+from model_server.packed.sampling import choose
 from model_server.types import SamplingParams
 
 SAMPLINGS = st.builds(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -15,29 +14,20 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image as PilImage
-from PIL import ImageDraw
 
-from model_server.checkpoints import TINY_PATH
+from model_server.checkpoints.loading import TINY_PATH
 from model_server.errors import EngineFailed, PictureError
 from model_server.local import open_local
 from model_server.loop import InferenceLoop
-from model_server.serve import CompletionServer, ServeAddressError
-from model_server.serve_answer import StopStrings
-from model_server.serve_request import KnownAnswers
+from model_server.serve.answer import StopStrings
+from model_server.serve.request import KnownAnswers
+from model_server.serve.server import CompletionServer, ServeAddressError
 from model_server.types import Message, Role
 from tests.model_server.worded_engine import WordedEngine
+from tests.pictures import red_circle
 
 KEY = "a key of sixteen characters or more"
 TIMEOUT_SECONDS = 60
-
-
-def red_circle() -> bytes:
-    picture = PilImage.new("RGB", (256, 256), "white")
-    ImageDraw.Draw(picture).ellipse((90, 90, 166, 166), fill=(220, 30, 30))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 RED_CIRCLE = red_circle()

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionModel, LlamaModel, LlavaForConditionalGeneration
 
 from model_server import LLaVAChatBot
-from model_server.checkpoints import TINY_PATH, load_checkpoint
+from model_server.checkpoints.loading import TINY_PATH, load_checkpoint
 from model_server.images import read_image, to_pil
 from model_server.prompt import SYSTEM
 from model_server.tiny.dialogue import KINDS

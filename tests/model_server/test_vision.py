@@ -13,7 +13,7 @@ from PIL import Image as PilImage
 from torch import nn
 from transformers import PreTrainedModel
 
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.errors import EngineFailed, RequestRefused
 from model_server.images import to_pil
 from model_server.prompt import Prompt

@@ -21,8 +21,8 @@ from transformers import AutoImageProcessor, PreTrainedTokenizerFast, ProcessorM
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
+from model_server.checkpoints.forms import ProcessorForms, SquareForms, features_of
 from model_server.errors import ModelLoadError
-from model_server.forms import ProcessorForms, SquareForms, features_of
 from model_server.prompt import IMAGE_PLACEHOLDER, PromptTemplate
 from model_server.types import Image
 from model_server.vision import PictureForms

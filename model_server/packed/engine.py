@@ -1,9 +1,8 @@
 """The engine on this machine: all chats in one forward pass, each token computed once.
 
 A step takes one token of every answer that is being written, and a bounded number of tokens of prompts that are still being read,
-in order of arrival: so no answer waits for another's prompt. Pictures are token ids (vision.py). The model's own code runs
-unchanged; only its attention is ours (packed_attention.py), over the keys and values of all chats (packed_cache.py). One thread
-does it all.
+in order of arrival: so no answer waits for another's prompt. Pictures are token ids (model_server/vision.py). The model's own code
+runs unchanged; only its attention is ours (attention.py), over the keys and values of all chats (cache.py). One thread does it all.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import Any
 
 import torch
 
-from model_server.checkpoints import Checkpoint
+from model_server.checkpoints.loading import Checkpoint
 from model_server.detokenizer import Detokenizer
 from model_server.engine import EngineOutput, OnFailure, OnOutputs
 from model_server.errors import EngineFailed, ModelLoadError
-from model_server.packed_attention import PackedBatch, use_packed_attention
-from model_server.packed_cache import UNIT, Extent, PackedCache, make_cache, units
-from model_server.sampling import choose
+from model_server.packed.attention import PackedBatch, use_packed_attention
+from model_server.packed.cache import UNIT, Extent, PackedCache, make_cache, units
+from model_server.packed.sampling import choose
 from model_server.types import FinishReason, Image, Message, ModelCapabilities, SamplingParams
 from model_server.vision import BLOCK_ROWS, PictureStore, num_prompt_tokens
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from model_server.checkpoints.hub import Source
 from model_server.errors import ModelLoadError
-from model_server.hub import Source
 
 _SINGLE_AND_INDEX = (
     ("model.safetensors", "model.safetensors.index.json"),

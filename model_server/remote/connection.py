@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from model_server.errors import EngineFailed, ModelServerError, QueueFull
-from model_server.remote_protocol import (
+from model_server.remote.protocol import (
     AWAY,
     BROKEN_OFF,
     BUSY,

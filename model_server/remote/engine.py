@@ -20,8 +20,8 @@ from dataclasses import replace
 from model_server.engine import EngineOutput, OnFailure, OnOutputs
 from model_server.errors import EngineFailed, ModelLoadError, ModelServerError
 from model_server.loop import InferenceLoop
-from model_server.remote_connection import Connection, NotYet, RemoteServer
-from model_server.remote_protocol import NOT_UNDERSTOOD, Piece, request_body
+from model_server.remote.connection import Connection, NotYet, RemoteServer
+from model_server.remote.protocol import NOT_UNDERSTOOD, Piece, request_body
 from model_server.types import FinishReason, Message, ModelCapabilities, SamplingParams, Usage
 
 DEFAULT_CONTEXT_LENGTH = 4096  # LLaVA-1.5's

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_server.errors import ModelServerError, PictureError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
-from model_server.serve_request import BadRequest
+from model_server.serve.request import BadRequest
 from model_server.types import FinishReason, Usage
 
 RETRY_AFTER_SECONDS = 5

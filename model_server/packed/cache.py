@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from model_server.fit import MAX_CPU_CACHE_BYTES, cache_bytes_per_token
+from model_server.checkpoints.fit import MAX_CPU_CACHE_BYTES, cache_bytes_per_token
 
 _GPU_MEMORY_SHARE = 0.8
 UNIT = 16  # rows; extents and costs are multiples of it, and shorter prefixes are not worth a copy

@@ -14,10 +14,10 @@ import psutil
 import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from model_server.checkpoints.families import context_length
+from model_server.checkpoints.quantization import BEST_FIRST, is_available, is_quantized, weight_dtype
 from model_server.engine import Engine
 from model_server.errors import ModelLoadError
-from model_server.families import context_length
-from model_server.quantization import BEST_FIRST, is_available, is_quantized, weight_dtype
 
 CHAT_TOKENS = 900  # a picture of LLaVA-1.5 (576), and a few questions with their answers
 NUM_CHATS = 8  # for which `auto` makes room

@@ -24,17 +24,17 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from model_server import families, lora
+from model_server.checkpoints import families, lora
+from model_server.checkpoints.fit import MAX_CPU_CACHE_BYTES, Plan, best_plan, free_memory, plan
+from model_server.checkpoints.hub import Source, explained
+from model_server.checkpoints.original import is_original, read_config, read_original
+from model_server.checkpoints.quantization import AUTO, Quantization, bits, placement, use_plain_kernels_for_odd_sizes
 from model_server.errors import ModelLoadError
-from model_server.fit import MAX_CPU_CACHE_BYTES, Plan, best_plan, free_memory, plan
-from model_server.hub import Source, explained
-from model_server.original import is_original, read_config, read_original
 from model_server.prompt import PromptTemplate
-from model_server.quantization import AUTO, Quantization, bits, placement, use_plain_kernels_for_odd_sizes
 from model_server.vision import PictureForms
 
 TINY = "tiny"
-TINY_PATH = Path(__file__).parent / "tiny" / "checkpoint"
+TINY_PATH = Path(__file__).parents[1] / "tiny" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from model_server.checkpoints.hub import Source
+from model_server.checkpoints.weights import read_checkpoint, read_tensors
 from model_server.errors import ModelLoadError
-from model_server.hub import Source
-from model_server.weights import read_checkpoint, read_tensors
 
 # The prompt of fine-tunes on Mistral, such as LLaVA-Med: `mistral_instruct` in llava/conversation.py.
 MISTRAL_INSTRUCT = (

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from model_server.checkpoints.hub import Source
+from model_server.checkpoints.original import module_name
+from model_server.checkpoints.weights import read_tensors
 from model_server.errors import ModelLoadError
-from model_server.hub import Source
-from model_server.original import module_name
-from model_server.weights import read_tensors
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 

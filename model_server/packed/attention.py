@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from model_server.packed_cache import PackedCache
+from model_server.packed.cache import PackedCache
 
 NAME = "threadsight_packed"
 

@@ -25,8 +25,8 @@ from aiohttp import web
 from model_server.errors import ModelServerError
 from model_server.fetch import fetch_image_url
 from model_server.loop import InferenceLoop
-from model_server.serve_answer import Completion, StopStrings, describe_error, error_object, event, finish_reason_name
-from model_server.serve_request import BadRequest, CompletionRequest, FetchPicture, KnownAnswers, read_messages, read_request
+from model_server.serve.answer import Completion, StopStrings, describe_error, error_object, event, finish_reason_name
+from model_server.serve.request import BadRequest, CompletionRequest, FetchPicture, KnownAnswers, read_messages, read_request
 from model_server.stream import TokenStream
 from model_server.types import ChatRequest, Delta, Finished, Queued
 

@@ -1,0 +1,1 @@
+"""What can be loaded: formats, families, quantization, and whether it fits."""
