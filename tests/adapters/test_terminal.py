@@ -257,4 +257,5 @@ def test_nothing_printable_can_steer_a_terminal(text: str) -> None:
 
 def test_waiting_is_told_in_words() -> None:
     assert waiting_sentence(Waiting(1, None)) == "You are next …"
+    assert waiting_sentence(Waiting(1, None, is_loading=True)) == "The model was asleep and is being loaded …"
     assert waiting_sentence(Waiting(4, 12.4)) == "You are number 4 in the queue, about 12 seconds …"

@@ -58,6 +58,8 @@ async def test_drop_a_picture_ask_and_watch_the_answer_arrive(site: Site) -> Non
     await expect(page.get_by_text("shapes.png")).to_be_visible()
     await ask(page, "What do you see?")
     answer = await site.handler.next_answer()
+    await answer.add(Waiting(3, None, is_loading=True))
+    await expect(page.locator(".answer-state")).to_have_text("The model was asleep and is being loaded…")
     await answer.add(Waiting(3, 40.0))
     await expect(page.locator(".answer-state")).to_have_text("Number 3 in the queue, about 40 seconds…")
     await answer.add(Waiting(1, None))
