@@ -83,6 +83,7 @@ async def open_chats(
     """The store, the model and the chats over both; at the end running answers get `settings.shutdown_grace_seconds`."""
     store = await Store.open(store_url)
     try:
+        await store.claim()
         model = await open_model(settings)
         try:
             writer = AnswerWriter(store, model, settings.max_new_tokens, settings.temperature)

@@ -108,7 +108,8 @@ async def _chat(settings: Settings, picture: str, question: str | None) -> int:
     if sys.stderr.isatty():
         print(printable(_what_is_opened(settings)), file=sys.stderr, flush=True)
     async with app.passing_chats(settings) as chats:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is something to tidy up
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)  # from here on there is something to tidy up
         if question is None:
             await TerminalAdapter(picture).run(chats)
             return 0

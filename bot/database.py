@@ -9,11 +9,13 @@ from typing import Any
 import alembic.command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import Connection, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+
+_CLAIM = int.from_bytes(b"thread-s")  # any number that nobody else takes for an advisory lock
 
 
 class StoreError(Exception):
@@ -49,6 +51,19 @@ async def open_database(url: str) -> AsyncEngine:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise StoreError(f"The database {where} cannot be opened: {reason}.") from None
     return engine
+
+
+async def claim_database(engine: AsyncEngine) -> AsyncConnection | None:
+    """Keep other programs away from a PostgreSQL database until the connection is closed, for they would answer the same open
+    questions. None for SQLite, which lies in a folder that one program at a time can have. Raises StoreError."""
+    if engine.dialect.name != "postgresql":
+        return None
+    connection = await (await engine.connect()).execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
+    if await connection.scalar(select(func.pg_try_advisory_lock(_CLAIM))):
+        return connection
+    await connection.close()
+    where = engine.url.render_as_string(hide_password=True)
+    raise StoreError(f"Another threadsight is running over the database {where}.")
 
 
 def _migrate(connection: Connection) -> None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
-from bot.database import open_database
+from bot.database import claim_database, open_database
 from bot.schema import ChatRow, ImageRow, TurnImageRow, TurnRow, clean
 from model_server.types import Image
 
@@ -61,13 +61,20 @@ class Store:
         """Use `await Store.open(url)`."""
         self._engine = engine
         self._write_lock = asyncio.Lock()
+        self._claim: AsyncConnection | None = None
 
     @classmethod
     async def open(cls, url: str) -> Store:
         """Connect, and bring the tables up to date. Raises StoreError."""
         return cls(await open_database(url))
 
+    async def claim(self) -> None:
+        """Be the only program over the database, until `close`. Raises StoreError."""
+        self._claim = await claim_database(self._engine)
+
     async def close(self) -> None:
+        if self._claim is not None:
+            await self._claim.close()
         await self._engine.dispose()
 
     # -- turns -------------------------------------------------------------------------------------------------------------

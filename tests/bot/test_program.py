@@ -44,6 +44,26 @@ def test_one_question_prints_only_the_answer(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()  # a chat in the terminal leaves no trace
 
 
+def test_a_chat_that_is_ended_from_outside_leaves_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "circle.png").write_bytes(red_circle())
+    (tmp_path / "passing").mkdir()
+    with subprocess.Popen(
+        [*PROGRAM, "chat", "circle.png"],
+        cwd=tmp_path,
+        env=environment(tmp_path, TMPDIR=str(tmp_path / "passing")),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.read(1)  # it greets when the chat is ready
+        assert list((tmp_path / "passing").glob("threadsight-*"))
+        program.send_signal(signal.SIGTERM)
+        program.communicate(timeout=120)
+    assert program.returncode == 130
+    assert not list((tmp_path / "passing").glob("threadsight-*"))
+
+
 def test_a_file_that_is_no_picture_is_told_and_the_model_is_not_asked(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with _start(tmp_path, "chat", "notes.txt", QUESTION) as program:

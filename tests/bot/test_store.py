@@ -245,3 +245,17 @@ def test_titles_are_one_short_line(text: str) -> None:
     title = shorten(text)
     assert len(title) <= 60
     assert "\n" not in title
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+async def test_one_program_at_a_time_has_a_database_that_hosts_share(store_url: str) -> None:
+    first, second = await Store.open(store_url), await Store.open(store_url)
+    try:
+        await first.claim()
+        with pytest.raises(StoreError, match="Another threadsight is running over the database postgresql"):
+            await second.claim()
+        await first.close()
+        await second.claim()
+    finally:
+        await first.close()
+        await second.close()
