@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
-from bot.app import run
-from bot.config import Settings
 from model_server.tiny.dialogue import EVERYTHING, Spec, tell
-from model_server.tiny.draw import COLOURS, SHAPES, Background, Scene, Thing, draw
+from model_server.tiny.draw import COLOURS, SHAPES, Background, Scene, Thing
+from tests.e2e.whole_program import ask, png, running_program
 
 NUM_CHATS = 16
-TIMEOUT_SECONDS = 120
 TICK_SECONDS = 0.002
 
 
@@ -29,49 +24,6 @@ def scene_of(number: int) -> Scene:
     row, column = divmod(number % 9, 3)
     thing = Thing(shape, colour, COLOURS[colour][0], (2 * column + 1) / 6, (2 * row + 1) / 6, 0.15, 0.0, 3 * row + column)
     return Scene(1.0, 1.0, Background("plain", ((255, 255, 255),), 0), (thing,))
-
-
-def png(scene: Scene) -> bytes:
-    file = io.BytesIO()
-    draw(scene, 256).save(file, "PNG")
-    return file.getvalue()
-
-
-@asynccontextmanager
-async def running_program(folder: Path) -> AsyncIterator[str]:
-    """The whole program in this event loop, so that its stalls can be seen; yields the page's address."""
-    settings = Settings.model_validate({"data_dir": folder, "web_port": 0, "temperature": 0.0})
-    said: asyncio.Queue[str] = asyncio.Queue()
-    stop = asyncio.Event()
-    program = asyncio.create_task(run(settings, said.put_nowait, stop=stop))
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            line = await said.get()
-        yield line.split()[-1]
-    finally:
-        stop.set()
-        await program
-
-
-async def ask(
-    client: aiohttp.ClientSession, tab: aiohttp.ClientWebSocketResponse, thread: str, text: str, picture: bytes | None
-) -> str:
-    fields = aiohttp.FormData(default_to_multipart=True)
-    fields.add_field("message_id", f"{thread[-2:]}-{len(text)}-{text.encode().hex()[:40]}")
-    fields.add_field("text", text)
-    if picture is not None:
-        fields.add_field("picture", picture, filename="drawing.png", content_type="image/png")
-    async with client.post(f"/api/chats/{thread}/messages", data=fields) as response:
-        assert response.status == 202, await response.text()
-        turn_id = (await response.json())["turn_id"]
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        while True:
-            message: dict[str, Any] = await tab.receive_json()
-            turns = (message.get("chat") or {}).get("turns") or []
-            if message["type"] == "chat" and turns and turns[-1]["turn_id"] == turn_id and turns[-1]["status"] != "pending":
-                assert turns[-1]["status"] == "complete"
-                answer: str = turns[-1]["answer"]
-                return answer
 
 
 async def talk(url: str, number: int, scene: Scene, picture: bytes) -> list[tuple[str, str]]:
