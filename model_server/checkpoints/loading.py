@@ -28,7 +28,14 @@ from model_server.checkpoints import families, lora
 from model_server.checkpoints.fit import MAX_CPU_CACHE_BYTES, Plan, best_plan, free_memory, plan
 from model_server.checkpoints.hub import Source, explained
 from model_server.checkpoints.original import is_original, read_config, read_original
-from model_server.checkpoints.quantization import AUTO, Quantization, bits, placement, use_plain_kernels_for_odd_sizes
+from model_server.checkpoints.quantization import (
+    AUTO,
+    Quantization,
+    bits,
+    bitsandbytes_config,
+    placement,
+    use_plain_kernels_for_odd_sizes,
+)
 from model_server.errors import ModelLoadError
 from model_server.prompt import PromptTemplate
 from model_server.vision import PictureForms
@@ -87,6 +94,8 @@ def check_fit(
     `free_bytes` None is what is free now. Raises `ModelLoadError`, for `auto` also when nothing fits.
     """
     source = source_of(model, revision)
+    if quantization != AUTO:
+        bitsandbytes_config(quantization)  # its package may be missing
     with explained(model):
         config_source, settings, base, _ = _settings(source)
         if is_original(settings):

@@ -75,6 +75,15 @@ async def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:
     assert "nothing" in found.sentence
 
 
+async def test_a_package_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await findings(tmp_path, quantization="8bit"))["Model"].is_good
+    monkeypatch.setattr("model_server.checkpoints.quantization.is_available", lambda: False)
+    found = (await findings(tmp_path, quantization="8bit"))["Model"]
+    assert not found.is_good
+    assert "extra `quantization`" in found.sentence
+    assert (await findings(tmp_path, quantization="auto"))["Model"].is_good
+
+
 async def test_a_model_server_that_is_away_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
