@@ -7,6 +7,7 @@ that serves everybody else, run on an event loop in a thread of its own, so that
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import uuid
@@ -61,13 +62,12 @@ class LLaVAChatBot:
 
     def load_models(self, model_path: str, device_map: str = "auto", load_in_8_bit: bool = True, **quant_kwargs: Any) -> None:
         """Load a model; one that was loaded before is let go, and its chat with it."""
+        load_in_8_bit = load_in_8_bit and not quant_kwargs.get("load_in_4bit")
         if load_in_8_bit and not torch.cuda.is_available() and not quantization.is_available():
             _log.warning("8 bit needs the extra `quantization`: the model is used in full precision.")
             load_in_8_bit = False  # the default, which must not keep anybody from a first try
-        options = {"load_in_8bit": load_in_8_bit and not quant_kwargs.get("load_in_4bit"), **quant_kwargs}
-        if self._inference is not None:
-            self._wait(self._inference.close())
-            self._inference = None
+        options = {"load_in_8bit": load_in_8_bit, **quant_kwargs}
+        self._let_go()
         self._messages = None
         checkpoint = load_checkpoint(model_path, quantization=options, device_map=device_map)
         self._template = checkpoint.template
@@ -144,9 +144,7 @@ class LLaVAChatBot:
         """Free the model. Safe to call twice."""
         if self._events.is_closed():
             return
-        if self._inference is not None:
-            self._wait(self._inference.close())
-            self._inference = None
+        self._let_go()
         self._events.call_soon_threadsafe(self._events.stop)
         self._thread.join()
         self._events.close()
@@ -156,6 +154,15 @@ class LLaVAChatBot:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _let_go(self) -> None:
+        """Free the model's memory now, for another model may be loaded next."""
+        if self._inference is not None:
+            self._wait(self._inference.close())
+            self._inference = None
+            gc.collect()  # the loop and its engine hold each other
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     async def _answer(self, request: ChatRequest) -> Finished:
         if self._inference is None:

@@ -150,7 +150,7 @@ class InferenceLoop:
             self._tasks.add(self._sleeper)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(self._beside, self._engine.stop)
-        self._beside.shutdown(wait=False)
+        await asyncio.to_thread(self._beside.shutdown)  # a thread that lingers would keep the engine
 
     async def wait_failed(self) -> Never:
         """Raises `EngineFailed` when the engine has broken; until then it waits."""

@@ -62,7 +62,7 @@ def packed_attention(
     keys, values = packed.cache.keys[layer], packed.cache.values[layer]
     keys[:, packed.rows] = key[0].to(keys.dtype)
     values[:, packed.rows] = value[0].to(values.dtype)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if _has_flash(query):
         return _flash(query, keys, values, scaling, packed), None
     has_groups = keys.shape[0] != query.shape[1]
     outs = []
@@ -83,6 +83,12 @@ def packed_attention(
             )
         )
     return torch.cat(outs, 2).transpose(1, 2), None
+
+
+def _has_flash(query: torch.Tensor) -> bool:
+    """FlashAttention wants 16 bits and an Ampere GPU or a newer one."""
+    is_short = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and is_short and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _flash(

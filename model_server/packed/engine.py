@@ -110,7 +110,10 @@ class PackedEngine:
             with torch.inference_mode():
                 self._logits([0] * num_tokens, batch)
         except (MemoryError, RuntimeError, ValueError) as error:
-            raise ModelLoadError(f"There is not enough memory for {self._checkpoint.name} and its cache.") from error
+            if isinstance(error, MemoryError) or "memory" in str(error):  # as torch says it, on every kind of device
+                raise ModelLoadError(f"There is not enough memory for {self._checkpoint.name} and its cache.") from error
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelLoadError(f"{self._checkpoint.name} cannot be run on this machine: {first_line}") from error
         if batch.num_layers_run != len(cache.keys):
             raise ModelLoadError(f"{self._checkpoint.name} computes attention in a way that I do not know.")
         self._cache, self._capacity = cache, cache.num_rows // UNIT
@@ -162,6 +165,7 @@ class PackedEngine:
             self._has_news.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+        self._requests.clear()  # of no meaning to the next cache, if the model is loaded again
         self._cache = None
 
     def _take_over(self, checkpoint: Checkpoint) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model_server import LLaVAChatBot
+from model_server.checkpoints.loading import Checkpoint, load_checkpoint
 from model_server.errors import ModelLoadError, PictureError
 from model_server.prompt import SYSTEM
 from model_server.types import Image
@@ -111,5 +115,26 @@ def test_without_the_package_for_8_bit_a_first_try_is_in_full_precision(
     assert [record.getMessage() for record in caplog.records if record.name == "model_server.chatbot"] == [
         "8 bit needs the extra `quantization`: the model is used in full precision."
     ]
+    caplog.clear()
     with pytest.raises(ModelLoadError, match="extra `quantization`"):
-        LLaVAChatBot(str(random_llava), load_in_8_bit=False, load_in_4bit=True)
+        LLaVAChatBot(str(random_llava), load_in_4bit=True)
+    assert caplog.records == []
+
+
+def test_closing_frees_the_model_at_once(random_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    def load(*args: Any, **options: Any) -> Checkpoint:
+        checkpoint = load_checkpoint(*args, **options)
+        made.append(weakref.ref(checkpoint.model))
+        return checkpoint
+
+    monkeypatch.setattr("model_server.chatbot.load_checkpoint", load)
+    gc.disable()  # what a collection would do at some time or other does not count
+    try:
+        with LLaVAChatBot(str(random_llava), load_in_8_bit=False) as bot:
+            bot.load_models(str(random_llava), load_in_8_bit=False)
+            assert [model() is None for model in made] == [True, False]
+        assert made[1]() is None
+    finally:
+        gc.enable()

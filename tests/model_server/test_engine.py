@@ -6,6 +6,7 @@ import asyncio
 import io
 import random
 import socket
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -332,6 +333,61 @@ async def test_an_unloaded_model_is_gone_and_comes_back(random_llava: Path, pict
     await loop.close()
     assert second.usage.num_cached_tokens == 0
     assert second.token_ids == expected(load(), chat, 8)
+
+
+async def test_what_was_stopped_in_the_last_step_before_an_unload_is_forgotten(
+    random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> Checkpoint:
+        return load_checkpoint(str(random_llava))
+
+    engine = PackedEngine(load(), load=load)
+    loop = InferenceLoop(engine)
+    await loop.start()
+    is_inside, may_end = threading.Event(), threading.Event()
+    logits, thread = engine._logits, engine._thread
+    assert thread is not None
+    join = thread.join
+
+    def slow_logits(*arguments: Any) -> torch.Tensor:
+        is_inside.set()
+        may_end.wait(TIMEOUT)
+        return logits(*arguments)
+
+    def late_join() -> None:  # the engine was told to stop, and its step ends now
+        may_end.set()
+        join()
+
+    monkeypatch.setattr(engine, "_logits", slow_logits)
+    monkeypatch.setattr(thread, "join", late_join)
+    stream = loop.submit(ChatRequest("stopped", (Message(Role.USER, "1", (picture("red"),)),), SamplingParams(400, 0)))
+    await asyncio.to_thread(is_inside.wait, TIMEOUT)
+    stream.cancel()
+    await asyncio.to_thread(engine.unload)
+    await loop._load()
+    finished = await ask(loop, Message(Role.USER, "describe the picture", (picture("blue"),)))
+    await loop.close()
+    assert finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("[enforce fail] not enough memory: you tried to allocate"), "not enough memory"),
+        (RuntimeError("no kernel"), "no kernel"),
+    ],
+)
+def test_what_keeps_a_model_from_starting_is_told(
+    random_llava: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+) -> None:
+    def broken(*arguments: Any) -> torch.Tensor:
+        raise error
+
+    engine = PackedEngine(load_checkpoint(str(random_llava)))
+    monkeypatch.setattr(engine, "_logits", broken)
+    with pytest.raises(ModelLoadError, match=sentence) as raised:
+        engine.start(lambda outputs: None, lambda failure: None)
+    assert ("memory" in str(raised.value)) == ("memory" in sentence)
 
 
 async def test_a_long_prompt_does_not_stop_an_answer(
