@@ -110,10 +110,7 @@ class PackedEngine:
             with torch.inference_mode():
                 self._logits([0] * num_tokens, batch)
         except (MemoryError, RuntimeError, ValueError) as error:
-            if isinstance(error, MemoryError) or "memory" in str(error):  # as torch says it, on every kind of device
-                raise ModelLoadError(f"There is not enough memory for {self._checkpoint.name} and its cache.") from error
-            first_line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ModelLoadError(f"{self._checkpoint.name} cannot be run on this machine: {first_line}") from error
+            raise _cannot_run(self._checkpoint.name, error) from error
         if batch.num_layers_run != len(cache.keys):
             raise ModelLoadError(f"{self._checkpoint.name} computes attention in a way that I do not know.")
         self._cache, self._capacity = cache, cache.num_rows // UNIT
@@ -171,7 +168,10 @@ class PackedEngine:
     def _take_over(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._model = checkpoint.model
-        self.pictures = PictureStore(checkpoint.model, checkpoint.forms, self._num_picture_blocks)
+        try:
+            self.pictures = PictureStore(checkpoint.model, checkpoint.forms, self._num_picture_blocks)
+        except (MemoryError, RuntimeError) as error:
+            raise _cannot_run(checkpoint.name, error) from error
         use_packed_attention(checkpoint.model)
         self._is_loaded = True
 
@@ -282,3 +282,10 @@ class PackedEngine:
         bound: int = _MAX_PICTURE_BYTES // (BLOCK_ROWS * embedding.embedding_dim * embedding.weight.element_size())
         least = blocks_per_picture + checkpoint.context_length // BLOCK_ROWS + checkpoint.max_images_per_chat
         return max(least, min(wanted, bound))
+
+
+def _cannot_run(name: str, error: Exception) -> ModelLoadError:
+    if isinstance(error, MemoryError) or "memory" in str(error):  # as torch says it, on every kind of device
+        return ModelLoadError(f"There is not enough memory for {name} and its cache.")
+    first_line = next(iter(str(error).splitlines()), type(error).__name__)
+    return ModelLoadError(f"{name} cannot be run on this machine: {first_line}")

@@ -390,6 +390,11 @@ def test_what_keeps_a_model_from_starting_is_told(
     assert ("memory" in str(raised.value)) == ("memory" in sentence)
 
 
+def test_pictures_that_find_no_memory_are_told(random_llava: Path) -> None:
+    with pytest.raises(ModelLoadError, match="not enough memory"):
+        PackedEngine(load_checkpoint(str(random_llava)), picture_blocks=10**12)
+
+
 async def test_a_long_prompt_does_not_stop_an_answer(
     random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
