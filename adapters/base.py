@@ -6,11 +6,12 @@ of the `Answer` that it gets back. The bot implements `ChatHandler`; adapters kn
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,11 @@ class ThreadKey:
 
 @dataclass(frozen=True, slots=True)
 class Author:
+    """Who wrote a message. `role_ids` are the platform's roles or groups of that person, for limits."""
+
     id: str
     name: str
+    role_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +38,39 @@ class Attachment:
     """A file that came with a message and has not been downloaded yet.
 
     `fetch(max_bytes)` downloads it; it raises `AttachmentError` when the file is larger, gone or unreachable. `size` is what the
-    platform announced, in bytes, and is not to be trusted.
+    platform announced, in bytes, and is not to be trusted. `link` is where it stands in the message's text, when the platform
+    resolved a link to it.
     """
 
     name: str
     fetch: Callable[[int], Awaitable[bytes]] = field(repr=False)
     size: int | None = None
+    link: str | None = None
 
 
 class AttachmentError(Exception):
     """Why an attachment could not be fetched, as the rest of a sentence for the user: "the download broke off"."""
 
 
+LookBack = Callable[[], Awaitable[Sequence[Attachment]]]
+
+
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """What a platform delivered. `message_id` is unique within the platform and workspace: the same id is answered once."""
+    """What a platform delivered. `message_id` is unique within the platform and workspace: the same id is answered once.
+
+    `look_back` finds pictures near by (the thread's first message, an earlier one); it is called only when neither the message
+    nor the chat has one, and raises nothing. `reply_place` says in the adapter's own words where the answer goes; it is kept with
+    the turn.
+    """
 
     key: ThreadKey
     message_id: str
     author: Author
     text: str
     attachments: tuple[Attachment, ...] = ()
+    look_back: LookBack | None = field(default=None, repr=False)
+    reply_place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +179,107 @@ class ChatHandler(Protocol):
         """The bytes and media type of a picture in that chat."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnPlace:
+    """Where a stored turn stands on its platform: its question, and the messages (in order) that show its answer so far."""
+
+    turn_id: int
+    key: ThreadKey
+    message_id: str
+    author_id: str
+    reply_place: str
+    reply_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What somebody has asked within 24 hours. `limit` None: no limit. `next_at`: when one more is free, if none is now."""
+
+    num_used: int
+    limit: int | None = None
+    next_at: datetime | None = None
+
+
+class ThreadHandler(ChatHandler, Protocol):
+    """What the bot offers to adapters of platforms that keep the messages themselves.
+
+    There a message may be delivered twice, edited and deleted, buttons outlive the program, and an answer has to get to its place
+    even when the program was away in between.
+    """
+
+    async def ask_again(self, message: IncomingMessage) -> Answer | None:
+        """The question `message.message_id` says something else now: answer it anew. None when it is unknown or says the same."""
+
+    async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+        """The question was deleted: stop its answer and forget the turn. Where it stood; None when it is unknown."""
+
+    async def regenerate_turn(self, turn_id: int) -> Answer | None:
+        """Answer this turn's question again; None when the turn is gone."""
+
+    def running_turn(self, turn_id: int) -> Answer | None:
+        """The turn's answer, while it waits or is being written."""
+
+    async def find_turn(self, turn_id: int) -> TurnPlace | None: ...
+
+    async def find_message(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+        """The turn of which this message is the question or shows the answer."""
+
+    async def has_chat(self, key: ThreadKey) -> bool: ...
+
+    async def latest_chat(self, platform: str, workspace: str, channel: str) -> ThreadKey | None:
+        """The chat in this channel that was touched last."""
+
+    async def reset_chat(self, key: ThreadKey) -> bool:
+        """Stop what runs there and forget all turns, but stay in the thread; False when there was no chat."""
+
+    async def delete_room(self, platform: str, workspace: str, room: str) -> int:
+        """A thread or channel is gone: delete its chats (whose `thread` or `channel` is `room`); returns how many."""
+
+    async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
+        """Which messages show the answer; `is_delivered`: all of it stands there. Does nothing when the turn is gone."""
+
+    async def undelivered(self, platform: str) -> Sequence[tuple[TurnPlace, Answer]]:
+        """Answers of the last days that are not known to stand in their place: running ones, and ended ones."""
+
+    async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
+        """Keep what somebody thinks of an answer (the last word counts); False when the turn is gone."""
+
+    async def forget_author(self, platform: str, author_id: str) -> int:
+        """Delete everything that is stored about this person, on all workspaces; returns how many turns that was."""
+
+    async def quota(self, platform: str, workspace: str, author: Author) -> Quota: ...
+
+    async def read_note(self, platform: str, name: str) -> str | None:
+        """What the adapter wrote down for itself, also before a restart."""
+
+    async def write_note(self, platform: str, name: str, text: str) -> None: ...
+
+
 class Adapter(Protocol):
     """A platform's connection. `run` returns when it was cancelled, and raises when it cannot go on."""
 
     name: str
 
-    async def run(self, handler: ChatHandler) -> None: ...
+    async def run(self, handler: ThreadHandler) -> None: ...
+
+
+@runtime_checkable
+class AnnouncedAdapter(Adapter, Protocol):
+    """Sets `started` when people can use it; `where` then says where, and `remarks` what does not work fully, and why."""
+
+    started: asyncio.Event
+    where: str
+    remarks: tuple[str, ...]
+
+
+class AdapterError(Exception):
+    """Why a platform cannot be served, as a sentence for the person who runs the program: a wrong token, a missing permission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one thing that a start needs has shown. A bad one's sentence says what the person who runs it can do."""
+
+    what: str
+    is_good: bool
+    sentence: str

@@ -36,6 +36,7 @@ from adapters.base import (
     ThreadKey,
     Waiting,
 )
+from adapters.phrases import waiting_sentence
 
 HELP = """\
 Type a question and press Enter.
@@ -174,15 +175,6 @@ def picture_problem(picture: str) -> str | None:
 
 def is_link(picture: str) -> bool:
     return picture.lower().startswith(("http://", "https://"))
-
-
-def waiting_sentence(waiting: Waiting) -> str:
-    if waiting.is_loading:
-        return "The model was asleep and is being loaded …"
-    place = "You are next" if waiting.position == 1 else f"You are number {waiting.position} in the queue"
-    if waiting.estimated_wait_seconds is None:
-        return f"{place} …"
-    return f"{place}, about {max(1, round(waiting.estimated_wait_seconds))} seconds …"
 
 
 def printable(text: str) -> str:

@@ -71,10 +71,11 @@ class GuessLimit:
 
 
 class Guard:
-    def __init__(self, token: str | None, *, only_loopback_names: bool) -> None:
+    def __init__(self, token: str | None, *, only_loopback_names: bool, others_paths: frozenset[str] = frozenset()) -> None:
         self._token = token.encode() if token else None
         self._pass = hmac.new(self._token, b"threadsight web", hashlib.sha256).hexdigest() if self._token else ""
         self._only_loopback_names = only_loopback_names
+        self._others_paths = others_paths
         self._guesses = GuessLimit()
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -84,7 +85,8 @@ class Guard:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            self._check(request)
+            if request.path not in self._others_paths:
+                self._check(request)
             return await handler(request)
         except Refused as refused:
             return web.json_response({"error": str(refused)}, status=refused.status)
@@ -99,6 +101,8 @@ class Guard:
             return web.json_response({"error": _sentence(500)}, status=500)
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        if request.path in self._others_paths:
+            return
         for name, value in PAGE_HEADERS.items():
             response.headers.setdefault(name, value)
         # Always asked again, so that an update of the program is seen at once; unchanged files cost a 304.

@@ -6,6 +6,7 @@ The page lies in `static/`, the actions are in `api.py`, what tabs are told in `
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -30,12 +31,20 @@ class WebAdapter:
 
     `token` is demanded from everybody who opens the page; it may be None on a loopback address only (ValueError). A picture above
     `max_picture_bytes` is refused without being kept in memory. `started` is set once `url` is known; with port 0 the system
-    chooses a free port.
+    chooses a free port. `more_routes` are served on the same address for others, who check their requests themselves.
     """
 
     name = "web"
 
-    def __init__(self, host: str, port: int, token: str | None, *, max_picture_bytes: int = DEFAULT_MAX_PICTURE_BYTES) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str | None,
+        *,
+        max_picture_bytes: int = DEFAULT_MAX_PICTURE_BYTES,
+        more_routes: Sequence[web.RouteDef] = (),
+    ) -> None:
         token = token.strip() if token else None
         if not token and not is_loopback(host):
             raise ValueError(
@@ -46,18 +55,26 @@ class WebAdapter:
         self._port = port
         self._token = token or None
         self._max_picture_bytes = max_picture_bytes
+        self._more_routes = more_routes
         self.started = asyncio.Event()
-        self.url: str | None = None
+        self.where = ""
+        self.remarks: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str | None:
+        return self.where or None
 
     async def run(self, handler: ChatHandler) -> None:
         """Serve until cancelled. Raises `WebAddressError` when the address is taken or not this machine's."""
         tabs = Tabs(handler)
-        guard = Guard(self._token, only_loopback_names=is_loopback(self._host))
+        others_paths = frozenset(route.path for route in self._more_routes)
+        guard = Guard(self._token, only_loopback_names=is_loopback(self._host), others_paths=others_paths)
         app = web.Application(middlewares=[guard.middleware])
         app.on_response_prepare.append(guard.add_headers)
         app.on_shutdown.append(lambda _: tabs.close())
         app.router.add_get("/", _index)
         app.router.add_static("/static", STATIC_FOLDER)
+        app.add_routes(self._more_routes)
         guard.add_routes(app.router)
         Api(handler, tabs, self._max_picture_bytes).add_routes(app.router)
 
@@ -73,7 +90,7 @@ class WebAdapter:
                     "Is the program running already? Choose another port, or 0 for any free one."
                 ) from error
             port = runner.addresses[0][1]
-            self.url = f"http://{_name_in_url(self._host)}:{port}/"
+            self.where = f"http://{_name_in_url(self._host)}:{port}/"
             self.started.set()
             await asyncio.Event().wait()
         finally:

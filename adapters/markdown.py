@@ -1,0 +1,140 @@
+"""Cutting an answer into messages, while it is being written.
+
+Rules: nothing is lost and nothing doubled; only blank lines at a cut may go, and the closing line of a code block that ends right
+there. A code block that is cut is closed on its page and opened again on the next. A cut depends on nothing that comes after its
+page, so a page that is full never changes again however the text goes on. Code blocks are those of CommonMark 0.31 (section 4.5)
+that are not inside lists or quotes, with markers of at most 12 characters. Line ends are unified first.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MIN_PAGE_CHARS = 64
+_MAX_MARKER = 12
+_RESERVE = _MAX_MARKER + 2  # for closing a code block
+_FENCE = re.compile(r" {0,3}(?P<marker>`{3,12}(?!`)|~{3,12}(?!~))(?P<info>[^\n]*)\n?")
+_BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]]*\s+")
+_GAP = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Fence:
+    marker: str
+    info: str
+
+    def opening(self, max_chars: int) -> str:
+        line = f"{self.marker}{self.info}\n"
+        return line if len(line) <= max_chars // 4 else f"{self.marker}\n"
+
+
+def split_pages(text: str, max_chars: int) -> list[str]:
+    """The pages of a text, each of at most `max_chars` characters (which is at least `MIN_PAGE_CHARS`), none of them blank.
+
+    A code block that is open at the end of the text stays open on the last page, which has room for closing it (`heal`).
+    """
+    if max_chars < MIN_PAGE_CHARS:
+        raise ValueError(f"pages of {max_chars} characters are too short")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    pages: list[str] = []
+    start, fence = 0, None
+    while True:
+        if fence is not None and (closing := _FENCE.match(text, start)) and _closes(closing, fence) and _is_whole(closing, text):
+            start, fence = closing.end(), None
+        if fence is None and (blank := _BLANK_LINES.match(text, start)):
+            start = blank.end()
+        opening = "" if fence is None else fence.opening(max_chars)
+        room = max_chars - _RESERVE - len(opening)
+        if len(text) - start <= room:
+            break
+        cut, fence_there = _cut(text[start : start + room], fence)
+        page = opening + text[start : start + cut]
+        pages.append(page if fence_there is None else _closed(page, fence_there))
+        start, fence = start + cut, fence_there
+    if start < len(text):
+        pages.append(opening + text[start:])
+    return [page for page in pages if page.strip()]
+
+
+def heal(page: str) -> str:
+    """The page with an open code block closed, so that it looks right while more is to come."""
+    fence = None
+    for _, after in _lines(page, None):
+        fence = after
+    return page if fence is None else _closed(page, fence)
+
+
+def _closed(page: str, fence: _Fence) -> str:
+    return f"{page}{'' if page.endswith(chr(10)) else chr(10)}{fence.marker}"
+
+
+def _lines(text: str, fence: _Fence | None) -> Iterator[tuple[int, _Fence | None]]:
+    """For each line: where it ends, and the code block that is open there."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start) + 1 or len(text)
+        if match := _FENCE.match(text, start):
+            if fence is not None:
+                fence = None if _closes(match, fence) else fence
+            elif not (match["marker"].startswith("`") and "`" in match["info"]):
+                fence = _Fence(match["marker"], match["info"].strip())
+        yield end, fence
+        start = end
+
+
+def _closes(match: re.Match[str], fence: _Fence) -> bool:
+    marker = match["marker"]
+    return marker[0] == fence.marker[0] and len(marker) >= len(fence.marker) and not match["info"].strip()
+
+
+def _is_whole(match: re.Match[str], text: str) -> bool:
+    """Whether nothing can be added to the line any more."""
+    return match.group().endswith("\n") or match.end() == len(text)
+
+
+def _cut(window: str, fence: _Fence | None) -> tuple[int, _Fence | None]:
+    """Where the page ends that has `window` to choose from, and the code block that is open there."""
+    enough = len(window) // 2
+    paragraph = line = code_line = None
+    before, start = fence, 0
+    for end, after in _lines(window, fence):
+        if window[end - 1] != "\n":
+            break  # the last line is not whole
+        if after is None:
+            if end >= enough:
+                line = end, after
+                if not window[start:end].strip():
+                    paragraph = end, after
+        elif before is not None and end >= enough:
+            code_line = end, after  # not right after the line that opens the block
+        if before is None and after is not None and start >= enough:
+            line = start, before  # a block that would be cut goes to the next page as a whole, if this one is full enough
+        before, start = after, end
+    chosen = paragraph or line or code_line
+    if chosen is not None:
+        return chosen
+    # One long line, from `start` on (or a short beginning, and then one).
+    tail = window[start:]
+    within = [match.end() for match in _SENTENCE_END.finditer(tail) if start + match.end() >= enough]
+    within = within or [match.end() for match in _GAP.finditer(tail) if start + match.end() >= enough // 2]
+    if before is None and within:
+        return start + within[-1], None
+    cut = _between_characters(window)
+    if before is None and cut > start and _FENCE.match(window, start):
+        cut = start or cut  # never through the line that opens a block
+    return cut, before
+
+
+def _between_characters(window: str) -> int:
+    """The last place that is not inside what people see as one character; the end when there is none nearby."""
+    for cut in range(len(window) - 1, max(0, len(window) - 24), -1):
+        joins = (
+            window[cut] in "\u200d\ufe0f\ufe0e" or unicodedata.combining(window[cut]) or "\U0001f3fb" <= window[cut] <= "\U0001f3ff"
+        )
+        if not joins and window[cut - 1] != "\u200d":
+            return cut
+    return len(window)

@@ -1,0 +1,238 @@
+"""Shows an answer in its place, on any platform that keeps messages.
+
+Rules: what happens to the answer changes a state, and one loop paints the newest state whenever the pace allows one more write; so
+a slow platform skips what was in between and never lags. An intermediate state that cannot be written gives way to the next; the
+final one is tried until it stands. Which messages show the answer is written down before more is painted, so that a restart goes
+on with the same messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, ThreadHandler, Waiting
+from adapters.markdown import split_pages
+from adapters.pace import Pace
+from adapters.phrases import waiting_sentence
+from adapters.surface import Control, Page, PlaceGone, Surface, TryLater
+
+log = logging.getLogger(__name__)
+
+TYPING_SECONDS = 5.0
+QUIET_SECONDS = 2.5  # so long without a word, and a message says that something is going on
+FINAL_SECONDS = 900.0  # so long we try to write the end of an answer
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 30.0
+
+LOOKING = "I am looking at it …"
+NOTHING_SAID = "I have nothing to say about this. Perhaps ask me in other words."
+STOPPED = "(stopped)"
+_AFTER_END = (Control.REGENERATE, Control.HELPFUL, Control.NOT_HELPFUL)
+
+
+@dataclass(slots=True)
+class _State:
+    text: str = ""
+    notices: list[str] = field(default_factory=list)
+    waiting: Waiting | None = None
+    ended: Ended | None = None
+
+    def pages(self, max_chars: int, turn_id: int | None, *, is_quiet: bool) -> list[Page]:
+        """What should be seen now, in as many messages as it takes."""
+        if self.ended is not None:
+            return self._final_pages(self.ended, max_chars, turn_id)
+        controls = () if turn_id is None else (Control.STOP,)
+        texts = split_pages(self.text, max_chars)
+        if texts:
+            earlier = [Page(text) for text in texts[:-1]]
+            return [*earlier, Page(texts[-1], controls=controls, turn_id=turn_id, is_open=True)]
+        waiting = self.waiting
+        if waiting is not None and (waiting.position > 1 or waiting.is_loading):
+            return [Page("", waiting_sentence(waiting), controls=controls, turn_id=turn_id, is_open=True)]
+        return [Page("", LOOKING, controls=controls, turn_id=turn_id, is_open=True)] if is_quiet else []
+
+    def _final_pages(self, ended: Ended, max_chars: int, turn_id: int | None) -> list[Page]:
+        notices, text = list(self.notices), self.text
+        controls: tuple[Control, ...] = () if turn_id is None else _AFTER_END
+        match ended.status:
+            case AnswerStatus.COMPLETE if not text.strip():
+                text = NOTHING_SAID
+            case AnswerStatus.STOPPED:
+                notices.append(STOPPED)
+            case AnswerStatus.FAILED:
+                controls = controls[:1]
+                if text.strip():
+                    notices.append(ended.error or "")
+                else:
+                    text = ended.error or NOTHING_SAID
+            case AnswerStatus.PENDING:
+                controls = ()
+        texts = split_pages(text, max_chars) or [""]
+        room = max_chars - len(texts[-1])
+        if texts[-1] and sum(len(notice) + 8 for notice in notices) > room:  # what a platform puts around a line counts too
+            texts.append("")
+        if not texts[-1]:
+            notices = _shortened(notices, max_chars)
+        earlier = [Page(text) for text in texts[:-1]]
+        return [
+            *earlier,
+            Page(texts[-1], notices=tuple(notice for notice in notices if notice), controls=controls, turn_id=turn_id),
+        ]
+
+
+async def show(
+    answer: Answer,
+    surface: Surface,
+    pace: Pace,
+    handler: ThreadHandler,
+    *,
+    reply_ids: Sequence[str] = (),
+    clock: Callable[[], float] = time.monotonic,
+    final_seconds: float = FINAL_SECONDS,
+) -> None:
+    """Show all of an answer. `reply_ids` are the messages that show it, or an earlier one, already.
+
+    Returns when it stands there, when its place is gone, or when its end could not be written for `final_seconds`.
+    """
+    await _Painting(answer, surface, pace, handler, list(reply_ids), clock, final_seconds).run()
+
+
+class _Painting:
+    def __init__(
+        self,
+        answer: Answer,
+        surface: Surface,
+        pace: Pace,
+        handler: ThreadHandler,
+        reply_ids: list[str],
+        clock: Callable[[], float],
+        final_seconds: float,
+    ) -> None:
+        self._answer = answer
+        self._surface = surface
+        self._pace = pace
+        self._handler = handler
+        self._reply_ids = reply_ids
+        self._painted: list[Page | None] = [None] * len(reply_ids)
+        self._clock = clock
+        self._final_seconds = final_seconds
+        self._state = _State()
+        self._turn_id = answer.turn_id
+        self._changed = asyncio.Event()
+        self._began_at = clock()
+        self._ended_at: float | None = None
+        self._typing_at: float | None = None
+        self._is_noted = False
+
+    async def run(self) -> None:
+        following = asyncio.create_task(self._follow())
+        try:
+            await self._paint()
+        except PlaceGone:
+            self._answer.stop()
+            await self._note(is_delivered=True)  # there is nothing more that could be done
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        async for event in self._answer.events():
+            match event:
+                case Waiting():
+                    self._state.waiting = event
+                case Notice(text):
+                    self._state.notices.append(text)
+                case AnswerText(text):
+                    self._state.text += text
+                case Ended():
+                    self._turn_id = self._answer.turn_id  # a question may have been taken back
+                    self._state.ended, self._ended_at = event, self._clock()
+            self._changed.set()
+
+    async def _paint(self) -> None:
+        wait_seconds = _FIRST_WAIT_SECONDS
+        while True:
+            self._changed.clear()
+            is_final, wanted = self._state.ended is not None, self._wanted()
+            try:
+                if await self._write_one(wanted, is_final=is_final):
+                    wait_seconds = _FIRST_WAIT_SECONDS
+                elif is_final:
+                    return await self._finish()
+                else:
+                    await self._rest()
+            except TryLater as later:
+                if self._ended_at is not None and self._clock() - self._ended_at > self._final_seconds:
+                    log.warning("The end of an answer could not be written for %d seconds.", self._final_seconds)
+                    return None
+                self._pace.hold(self._surface.channel, later.retry_after_seconds or wait_seconds)
+                wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+
+    def _wanted(self) -> list[Page]:
+        is_quiet = self._clock() - self._began_at >= QUIET_SECONDS
+        return self._state.pages(self._surface.max_page_chars, self._turn_id, is_quiet=is_quiet)
+
+    async def _write_one(self, wanted: Sequence[Page], *, is_final: bool) -> bool:
+        """Bring one message up to date; False when all are."""
+        num_surplus = len(self._reply_ids) - len(wanted) if is_final else 0
+        index = next((i for i, page in enumerate(wanted) if i >= len(self._painted) or self._painted[i] != page), None)
+        if index is None and num_surplus <= 0:
+            return False
+        await self._pace.turn(self._surface.channel)
+        newest = self._wanted()  # more may have been said while we waited for our turn
+        if index is None:
+            await self._surface.delete(self._reply_ids[-1])
+            self._reply_ids.pop()
+            self._painted.pop()
+        elif index >= len(newest):
+            return True  # what was to be said has changed altogether
+        elif index < len(self._reply_ids):
+            moved_to = await self._surface.edit(self._reply_ids[index], newest[index])
+            if moved_to is None and self._is_noted:
+                self._painted[index] = newest[index]
+                return True
+            self._reply_ids[index] = moved_to or self._reply_ids[index]
+            self._painted[index] = newest[index]
+        else:
+            self._reply_ids.append(await self._surface.post(newest[index]))
+            self._painted.append(newest[index])
+        await self._note(is_delivered=False)
+        return True
+
+    async def _finish(self) -> None:
+        is_to_be_answered = self._state.ended is not None and self._state.ended.status is AnswerStatus.PENDING
+        await self._note(is_delivered=not is_to_be_answered)
+
+    async def _note(self, *, is_delivered: bool) -> None:
+        self._is_noted = True
+        if self._turn_id is not None:
+            await self._handler.set_reply(self._turn_id, self._reply_ids, is_delivered=is_delivered)
+
+    async def _rest(self) -> None:
+        """Wait for something new; until there is text, go on typing."""
+        now = self._clock()
+        until = None
+        if not self._state.text:
+            if self._typing_at is None or now - self._typing_at >= TYPING_SECONDS:
+                self._typing_at = now
+                with contextlib.suppress(TryLater):
+                    await self._surface.show_typing()
+            until = min(t for t in (self._typing_at + TYPING_SECONDS, self._began_at + QUIET_SECONDS) if t > now)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if until is None else until - now):
+                await self._changed.wait()
+
+
+def _shortened(notices: Sequence[str], max_chars: int) -> list[str]:
+    """As many as fit on a page, each cut where it is endless."""
+    kept, room = [], max_chars
+    for notice in notices:
+        room -= len(notice) + 8
+        if room < 0:
+            break
+        kept.append(notice)
+    return kept

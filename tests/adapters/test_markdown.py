@@ -1,0 +1,122 @@
+"""Cutting answers into messages: for any text, any limit and any chunking."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from adapters.markdown import MIN_PAGE_CHARS, heal, split_pages
+
+_PARSER = MarkdownIt("commonmark")
+
+words = st.text(st.sampled_from("ab .,!?*_éñ日🙂👩‍💻\u200d\ufe0f e\u0301"), min_size=1, max_size=40)
+prose = st.lists(words, min_size=1, max_size=6).map(" ".join)
+code_lines = st.lists(
+    st.text(st.sampled_from("ab =()~`_ \t"), max_size=30).filter(lambda line: not re.match(r"\s*(`{3}|~{3})", line)), max_size=8
+)
+
+
+@st.composite
+def code_block(draw: st.DrawFn) -> str:
+    marker = draw(st.sampled_from("`~")) * draw(st.integers(3, 6))
+    info = draw(st.sampled_from(["", "py", "c++ title=x", " text"]))
+    lines = draw(code_lines)
+    inner = draw(st.sampled_from(["", "``", "~~ ~", "# not a heading"]))
+    end = draw(st.sampled_from([f"\n{marker}\n", f"\n{marker}{marker[0]}  \n", ""]))
+    return f"{marker}{info}\n" + "\n".join([*lines, inner]) + end
+
+
+line_ends = st.sampled_from(["\n", "\n\n", "\r\n", "\r\n\r\n", "\n\n\n\n"])
+texts = st.lists(st.tuples(prose | code_block() | st.text(max_size=60), line_ends).map("".join), max_size=12).map("".join)
+limits = st.integers(MIN_PAGE_CHARS, 200)
+
+
+def unified(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def code_of(text: str) -> str:
+    """The contents of all fenced blocks at the outermost level; line ends are left out, for a cut may have to add one."""
+    fences = [token for token in _PARSER.parse(text) if token.type == "fence" and token.level == 0]
+    return "".join(token.content for token in fences).replace("\n", "")
+
+
+def is_open(page: str) -> bool:
+    return heal(page) != page
+
+
+@given(texts, limits)
+def test_no_page_is_over_the_limit_or_blank_and_every_one_is_balanced(text: str, limit: int) -> None:
+    pages = split_pages(text, limit)
+    for page in pages:
+        assert page.strip()
+        assert len(heal(page)) <= limit
+    assert not any(is_open(page) for page in pages[:-1])
+
+
+@given(texts, limits)
+def test_nothing_is_lost_and_nothing_doubled(text: str, limit: int) -> None:
+    """What is not white space and not a marker of a code block comes once, and in order."""
+
+    def essence(piece: str) -> str:
+        return re.sub(r"\s+", "", re.sub(r"^ {0,3}(`{3,}|~{3,})[^\n]*$", "", piece, flags=re.MULTILINE))
+
+    assert "".join(essence(page) for page in split_pages(text, limit)) == essence(unified(text)) or has_long_marker_line(
+        text, limit
+    )
+
+
+def has_long_marker_line(text: str, limit: int) -> bool:
+    """A line with a marker that is longer than a page cannot be told from text that looks like one after the cut."""
+    return any(re.match(r" {0,3}(`{3,}|~{3,})", line) and len(line) > limit // 4 for line in unified(text).split("\n"))
+
+
+@given(st.lists(prose.map(lambda p: p.replace("`", "")) | code_block(), min_size=1, max_size=8).map("\n\n".join), limits)
+def test_code_is_code_on_every_page(text: str, limit: int) -> None:
+    """Judged by a parser that is not ours."""
+    assert "".join(code_of(heal(page)) for page in split_pages(text, limit)) == code_of(heal(unified(text)))
+
+
+@given(texts, limits, st.data())
+def test_a_full_page_never_changes_again(text: str, limit: int, data: st.DataObject) -> None:
+    pages = split_pages(text, limit)
+    length = data.draw(st.integers(0, len(text)))
+    earlier = split_pages(text[:length], limit)
+    assert earlier[:-1] == pages[: max(0, len(earlier) - 1)]
+
+
+def test_cuts_are_where_a_reader_would_make_them() -> None:
+    paragraph = "The cat sits on the mat. " * 4
+    assert split_pages(f"{paragraph}\n\n{paragraph}\n\n{paragraph}", 250) == [f"{paragraph}\n\n{paragraph}\n\n", paragraph]
+    first, second = split_pages("One sentence is here. " * 20, 300)
+    assert first.endswith("here. ")
+    assert second.startswith("One")
+    assert "".join(split_pages("x" * 1_000, 100)) == "x" * 1_000
+
+
+def test_a_block_goes_to_the_next_page_as_a_whole_when_the_page_is_full_enough() -> None:
+    before, code = "word " * 30, "```py\n" + "x = 1\n" * 20 + "```\n"
+    assert split_pages(f"{before}\n{code}", 200) == [f"{before}\n", code]
+
+
+def test_a_long_block_is_closed_and_opened_again() -> None:
+    first, second = split_pages("```py\n" + "x = 1\n" * 40 + "```\nThat is all.", 200)
+    assert first.startswith("```py\nx = 1\n")
+    assert first.endswith("x = 1\n```")
+    assert second.startswith("```py\nx = 1\n")
+    assert second.endswith("```\nThat is all.")
+
+
+def test_an_open_block_is_healed() -> None:
+    assert heal("Look:\n```py\nx = 1") == "Look:\n```py\nx = 1\n```"
+    assert heal("~~~~\n```\n") == "~~~~\n```\n~~~~"
+    assert heal("`a` and ```b```") == "`a` and ```b```"
+
+
+def test_too_small_a_limit_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="too short"):
+        split_pages("x", 10)

@@ -1,0 +1,288 @@
+"""Showing an answer on a platform that keeps messages."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters import reply
+from adapters.base import AnswerEvent, AnswerStatus, AnswerText, Ended, Notice, ThreadKey, Waiting
+from adapters.markdown import split_pages
+from adapters.pace import Pace
+from adapters.reply import LOOKING, NOTHING_SAID, STOPPED, show
+from adapters.surface import Control, Page, PlaceGone, TryLater
+from tests.adapters.virtual_time import VirtualTime
+from tests.chat_handler import WrittenAnswer
+
+KEY = ThreadKey("memory", "w", "c", "t")
+AFTER = (Control.REGENERATE, Control.HELPFUL, Control.NOT_HELPFUL)
+
+
+@dataclass
+class Notes:
+    """What was written down about the messages that show an answer."""
+
+    replies: list[tuple[int, tuple[str, ...], bool]] = field(default_factory=list)
+
+    async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
+        self.replies.append((turn_id, tuple(reply_ids), is_delivered))
+
+
+@dataclass
+class Wall:
+    """Messages in one channel; `faults` are raised by the next writes, one each (None: that one works)."""
+
+    max_page_chars: int = 100
+    channel: str = "c"
+    messages: dict[str, Page] = field(default_factory=dict)
+    faults: list[Exception | None] = field(default_factory=list)
+    num_writes: int = 0
+    num_typing: int = 0
+    history: list[tuple[str, Page]] = field(default_factory=list)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def show_typing(self) -> None:
+        self.num_typing += 1
+
+    async def post(self, page: Page) -> str:
+        await self._write(page)
+        reply_id = f"m{len(self.history)}"
+        return await self._keep(reply_id, page)
+
+    async def edit(self, reply_id: str, page: Page) -> str | None:
+        await self._write(page)
+        assert reply_id in self.messages
+        await self._keep(reply_id, page)
+        return None
+
+    async def delete(self, reply_id: str) -> None:
+        await self._write(Page("x"))
+        del self.messages[reply_id]
+
+    async def _write(self, page: Page) -> None:
+        await asyncio.sleep(0)
+        self.num_writes += 1
+        size = len(page.text) + len(page.status or "") + sum(map(len, page.notices))
+        assert 0 < size <= self.max_page_chars
+        if self.faults and (fault := self.faults.pop(0)) is not None:
+            raise fault
+
+    async def _keep(self, reply_id: str, page: Page) -> str:
+        self.messages[reply_id] = page
+        self.history.append((reply_id, page))
+        async with self.changed:
+            self.changed.notify_all()
+        return reply_id
+
+    @property
+    def pages(self) -> list[Page]:
+        return list(self.messages.values())
+
+    async def wait_for(self, text: str) -> None:
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(lambda: any(text in page.text + (page.status or "") for page in self.pages))
+
+
+def quick() -> Pace:
+    return Pace(0.0, 1e6)
+
+
+async def shown(
+    wall: Wall, *events: AnswerEvent, notes: Notes | None = None, reply_ids: Sequence[str] = (), **options: Any
+) -> WrittenAnswer:
+    answer = WrittenAnswer(KEY, 7)
+    await answer.add(*events)
+    handler: Any = notes or Notes()
+    async with asyncio.timeout(10):
+        await show(answer, wall, options.pop("pace", None) or quick(), handler, reply_ids=reply_ids, **options)
+    return answer
+
+
+async def test_an_answer_is_shown_with_its_buttons_and_noted_down() -> None:
+    wall, notes = Wall(), Notes()
+    await shown(wall, AnswerText("A red "), AnswerText("circle."), Ended(AnswerStatus.COMPLETE), notes=notes)
+    assert wall.pages == [Page("A red circle.", controls=AFTER, turn_id=7)]
+    assert notes.replies[-1] == (7, tuple(wall.messages), True)
+    assert all(not is_delivered for _, _, is_delivered in notes.replies[:-1])
+
+
+@pytest.mark.parametrize(
+    ("events", "page"),
+    [
+        ([Ended(AnswerStatus.COMPLETE)], Page(NOTHING_SAID, controls=AFTER, turn_id=7)),
+        ([AnswerText("A"), Notice("Cut."), Ended(AnswerStatus.COMPLETE)], Page("A", notices=("Cut.",), controls=AFTER, turn_id=7)),
+        ([AnswerText("A"), Ended(AnswerStatus.STOPPED)], Page("A", notices=(STOPPED,), controls=AFTER, turn_id=7)),
+        ([Ended(AnswerStatus.STOPPED)], Page("", notices=(STOPPED,), controls=AFTER, turn_id=7)),
+        ([Ended(AnswerStatus.FAILED, "No picture.")], Page("No picture.", controls=AFTER[:1], turn_id=7)),
+        ([AnswerText("A"), Ended(AnswerStatus.FAILED, "Broken.")], Page("A", notices=("Broken.",), controls=AFTER[:1], turn_id=7)),
+        ([Notice("Back soon."), Ended(AnswerStatus.PENDING)], Page("", notices=("Back soon.",), turn_id=7)),
+    ],
+)
+async def test_every_end_is_told(events: list[AnswerEvent], page: Page) -> None:
+    wall, notes = Wall(), Notes()
+    await shown(wall, *events, notes=notes)
+    assert wall.pages == [page]
+    assert notes.replies[-1][2] is (events[-1] != Ended(AnswerStatus.PENDING))
+
+
+async def test_a_long_answer_goes_on_in_further_messages() -> None:
+    wall = Wall()
+    text = "Once upon a time there was a red circle. " * 12
+    await shown(wall, AnswerText(text), Notice("Older turns were left out."), Ended(AnswerStatus.COMPLETE))
+    assert "".join(page.text for page in wall.pages) == text
+    assert [bool(page.controls) for page in wall.pages] == [False] * (len(wall.pages) - 1) + [True]
+    assert wall.pages[-1].notices == ("Older turns were left out.",)
+
+
+async def test_notices_that_do_not_fit_get_a_message_of_their_own() -> None:
+    wall = Wall()
+    await shown(wall, AnswerText("x" * 80), Notice("n" * 40), Ended(AnswerStatus.COMPLETE))
+    assert [page.text for page in wall.pages] == ["x" * 80, ""]
+    assert wall.pages[1].notices == ("n" * 40,)
+
+
+async def test_the_place_in_the_queue_is_kept_current_and_replaced_by_the_text() -> None:
+    wall, answer, notes = Wall(), WrittenAnswer(KEY, 7), Notes()
+    handler: Any = notes
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(show(answer, wall, quick(), handler))
+        await answer.add(Waiting(3, 20.0))
+        await wall.wait_for("number 3 in the queue, about 20 seconds")
+        assert wall.pages[0].controls == (Control.STOP,)
+        await answer.add(Waiting(2, 10.0))
+        await wall.wait_for("number 2 in the queue, about 10 seconds")
+        await answer.add(AnswerText("Red."))
+        await wall.wait_for("Red.")
+        assert wall.pages == [Page("Red.", controls=(Control.STOP,), turn_id=7, is_open=True)]
+        assert notes.replies[0] == (7, tuple(wall.messages), False)
+        await answer.add(Ended(AnswerStatus.COMPLETE))
+    assert len(wall.messages) == 1
+
+
+async def test_who_waits_sees_that_something_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply, "QUIET_SECONDS", 0.01)
+    wall, answer = Wall(), WrittenAnswer(KEY, 7)
+    handler: Any = Notes()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(show(answer, wall, quick(), handler))
+        await wall.wait_for(LOOKING)
+        assert wall.num_typing
+        await answer.add(AnswerText("Red."), Ended(AnswerStatus.COMPLETE))
+    assert [page.text for page in wall.pages] == ["Red."]
+
+
+async def test_messages_of_the_earlier_answer_are_used_again_and_the_rest_deleted() -> None:
+    wall, notes = Wall(), Notes()
+    wall.messages = {"a": Page("old"), "b": Page("older"), "c": Page("oldest")}
+    await shown(wall, AnswerText("New."), Ended(AnswerStatus.COMPLETE), notes=notes, reply_ids=["a", "b", "c"])
+    assert wall.messages == {"a": Page("New.", controls=AFTER, turn_id=7)}
+    assert notes.replies[-1] == (7, ("a",), True)
+
+
+async def test_a_question_that_was_taken_back_has_no_buttons() -> None:
+    wall, notes, answer = Wall(), Notes(), WrittenAnswer(KEY, 7)
+    handler: Any = notes
+    await answer.add(Waiting(4, None))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(show(answer, wall, quick(), handler))
+        await wall.wait_for("number 4")
+        answer.turn_id = None
+        await answer.add(Ended(AnswerStatus.FAILED, "The queue is full."))
+    assert wall.pages == [Page("The queue is full.")]
+
+
+async def test_a_place_that_is_gone_stops_the_answer() -> None:
+    wall, notes = Wall(faults=[PlaceGone()]), Notes()
+    answer = await shown(wall, AnswerText("Red"), notes=notes)
+    assert answer.is_stop_wanted.is_set()
+    assert notes.replies == [(7, (), True)]
+
+
+async def test_the_end_is_given_up_after_a_long_while_and_stays_undelivered() -> None:
+    time = VirtualTime()
+    wall, notes = Wall(faults=[TryLater() for _ in range(1_000)]), Notes()
+    pace = Pace(0.0, 1e6, clock=time.clock, sleep=time.sleep)
+    work = shown(
+        wall, AnswerText("Red."), Ended(AnswerStatus.COMPLETE), notes=notes, pace=pace, clock=time.clock, final_seconds=600
+    )
+
+    async def run() -> None:
+        await work
+
+    await time.run(run())
+    assert 600 <= time.now < 700
+    assert 15 < wall.num_writes < 40
+    assert not notes.replies
+
+
+faults = st.lists(st.sampled_from([None, None, TryLater(), TryLater(3.0)]), max_size=25)
+pieces = st.lists(st.text(st.sampled_from("ab \n`."), min_size=1, max_size=60), max_size=12)
+
+
+@given(faults, pieces, st.sampled_from([1.0, 0.1]), st.integers(0, 3))
+def test_whatever_fails_in_between_the_whole_text_stands_at_the_end(
+    faults: list[Exception | None], pieces: list[str], channel_seconds: float, num_old: int
+) -> None:
+    time, wall, notes = VirtualTime(), Wall(faults=list(faults)), Notes()
+    wall.messages = {f"old{number}": Page("old") for number in range(num_old)}
+    handler: Any = notes
+
+    async def run() -> None:
+        answer = WrittenAnswer(KEY, 7)
+        pace = Pace(channel_seconds, 50, clock=time.clock, sleep=time.sleep)
+
+        async def write() -> None:
+            for piece in pieces:
+                await answer.add(AnswerText(piece))
+                await time.sleep(0.3)
+            await answer.add(Ended(AnswerStatus.COMPLETE))
+
+        await time.run(write(), show(answer, wall, pace, handler, reply_ids=list(wall.messages), clock=time.clock))
+
+    asyncio.run(run())
+    text = "".join(pieces)
+    assert [page.text for page in wall.pages] == (split_pages(text, wall.max_page_chars) or [NOTHING_SAID])
+    assert not any(page.is_open for page in wall.pages)
+    assert notes.replies[-1] == (7, tuple(wall.messages), True)
+
+
+async def test_fifty_answers_each_in_its_place_and_none_too_fast() -> None:
+    time, notes = VirtualTime(), Notes()
+    handler: Any = notes
+    pace = Pace(1.2, 40, clock=time.clock, sleep=time.sleep)
+    walls = [Wall(channel=f"c{number}", max_page_chars=2_000) for number in range(50)]
+    at: dict[str, list[float]] = {wall.channel: [] for wall in walls}
+
+    async def one(wall: Wall) -> None:
+        answer = WrittenAnswer(KEY, int(wall.channel[1:]))
+        keep = wall._keep
+
+        async def timed_keep(reply_id: str, page: Page) -> str:
+            at[wall.channel].append(time.now)
+            return await keep(reply_id, page)
+
+        wall._keep = timed_keep  # type: ignore[method-assign]
+
+        async def write() -> None:
+            for word in range(30):
+                await answer.add(AnswerText(f"{wall.channel}-{word} "))
+                await time.sleep(0.1)
+            await answer.add(Ended(AnswerStatus.COMPLETE))
+
+        writing = asyncio.create_task(write())
+        await show(answer, wall, pace, handler, clock=time.clock)
+        await writing
+
+    await time.run(*(one(wall) for wall in walls))
+    for wall in walls:
+        assert [page.text for page in wall.pages] == ["".join(f"{wall.channel}-{word} " for word in range(30))]
+        assert all(later - earlier >= 1.2 - 1e-6 for earlier, later in zip(at[wall.channel], at[wall.channel][1:], strict=False))
+    every = sorted(moment for moments in at.values() for moment in moments)
+    assert all(later - earlier >= 1 / 40 - 1e-6 for earlier, later in itertools.pairwise(every))
