@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from adapters.base import Waiting
+from datetime import datetime
+
+from adapters.base import Quota, Waiting
 
 
 def waiting_sentence(waiting: Waiting) -> str:
@@ -12,3 +14,14 @@ def waiting_sentence(waiting: Waiting) -> str:
     if waiting.estimated_wait_seconds is None:
         return f"{place} …"
     return f"{place}, about {max(1, round(waiting.estimated_wait_seconds))} seconds …"
+
+
+def quota_sentence(quota: Quota, now: datetime) -> str:
+    asked = f"You have asked {quota.num_used} question{'' if quota.num_used == 1 else 's'} in the last 24 hours"
+    if quota.limit is None:
+        return f"{asked}. There is no limit here."
+    if quota.next_at is None:
+        return f"{asked}, of {quota.limit}."
+    minutes = max(1, round((quota.next_at - now).total_seconds() / 60))
+    wait = f"{minutes} minute{'' if minutes == 1 else 's'}" if minutes < 90 else f"{round(minutes / 60)} hours"
+    return f"{asked}, which is the limit here. The next one is free in about {wait}."

@@ -3,7 +3,7 @@
 Rules: one lock per thread, so that messages are accepted in the order in which they came; each answer waits for the one before
 it in its thread, and threads do not wait for each other. A message is written down before it is answered, and answered once.
 With LLaVA-1.5 a chat has one picture (the model was trained so): a new picture starts a new chat in its thread. When a message
-brought pictures and none is usable, the model is not asked.
+brought pictures and none is usable, the model is not asked. `thread_chats.py` has what platforms need that keep the messages.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from weakref import WeakValueDictionary
 
 from adapters.base import Answer, AnswerStatus, ChatView, IncomingMessage, ThreadKey
 from bot.answers import RunningAnswer, ended_answer
+from bot.limits import Limits, Shares
 from bot.model import Model
 from bot.pictures import PictureReader, Pictures, join_names, without_links
+from bot.places import Places
 from bot.schema import clean
 from bot.store import Store, StoredTurn
 from bot.writer import NO_PICTURE, AnswerWriter, first_notices, leave_for_restart
+from model_server.types import Image
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +38,24 @@ NEW_CHAT = "This is a new picture, so I started a new chat about it: I no longer
 SHUTTING_DOWN = "I am being restarted. Please ask again in a moment."
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is written down of a message. `refusal` says why the model is not asked."""
+
+    question: str
+    images: Sequence[Image]
+    is_start: bool
+    notices: Sequence[str]
+    refusal: str | None
+
+
 class Chats:
-    def __init__(self, store: Store, model: Model, pictures: PictureReader, writer: AnswerWriter) -> None:
+    def __init__(
+        self, store: Store, model: Model, pictures: PictureReader, writer: AnswerWriter, limits: Limits | None = None
+    ) -> None:
         self._store = store
+        self._places = Places(store)
+        self._shares = Shares(limits or Limits(), self._places)
         self._model = model
         self._pictures = pictures
         self._writer = writer
@@ -64,14 +83,7 @@ class Chats:
             if running:
                 return running[-1]
             turns = await self._store.read_turns(key)
-            if not turns:
-                return None
-            turn = turns[-1]
-            if turn.is_refused:
-                return _stored_answer(turn)
-            if self._is_closing:
-                return ended_answer(key, AnswerStatus.FAILED, turn_id=turn.turn_id, error=SHUTTING_DOWN)
-            return self._start(turn)
+            return self._answer_again(turns[-1]) if turns else None
 
     def running_answer(self, key: ThreadKey) -> Answer | None:
         unanswered = self._unanswered.get(key)
@@ -165,28 +177,48 @@ class Chats:
                 key, f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characters. Please ask in fewer words."
             )
 
-        num_in_chat = _num_images_in_chat(await self._store.read_turns(key))
-        max_images = self._model.capabilities.max_images_per_chat
-        candidates = self._pictures.candidates(message.text, message.attachments, has_picture=num_in_chat > 0)
-        pictures = await self._pictures.read(candidates, max_images)
-        question = without_links(clean(message.text), [c.link for c, _ in pictures.used if c.link is not None]).strip()
-        images = [image for _, image in pictures.used]
-        refusal = None
-        if candidates and not images:
-            refusal = " ".join(pictures.failures)
-        elif not candidates and not num_in_chat:
-            refusal = NO_PICTURE
-        starts_new_chat = bool(images) and num_in_chat + len(images) > max_images
+        if refusal := await self._shares.refusal(key.platform, message.author):
+            return _refusal(key, refusal)
+        question = await self._examine(message, await self._store.read_turns(key))
         turn = await self._store.add_turn(
             key,
             message.message_id,
-            question or DEFAULT_QUESTION,
+            question.question,
+            author_id=message.author.id,
+            reply_place=message.reply_place,
+            images=question.images,
+            is_start=question.is_start,
+            notices=question.notices,
+            refusal=question.refusal,
+        )
+        await self._shares.count(key.platform, turn.author_id, turn.created_at)
+        return stored_answer(turn) if turn.is_refused else self._start(turn)
+
+    async def _examine(self, message: IncomingMessage, turns: Sequence[StoredTurn]) -> Question:
+        """What is asked, with the pictures that could be used, as the next turn after `turns`."""
+        known = _images_in_chat(turns)
+        candidates = self._pictures.candidates(message.text, message.attachments, has_picture=bool(known))
+        if not candidates and not known and message.look_back is not None:
+            candidates = self._pictures.candidates("", await message.look_back(), has_picture=False)
+        max_images = self._model.capabilities.max_images_per_chat
+        pictures = await self._pictures.read(candidates, max_images)
+        text = without_links(clean(message.text), [c.link for c, _ in pictures.used if c.link is not None]).strip()
+        refusal = None
+        if candidates and not pictures.used:
+            refusal = " ".join(pictures.failures)
+        elif not candidates and not known:
+            refusal = NO_PICTURE
+        images = [image for _, image in pictures.used if image.sha256 not in known]  # the same once more is not a new one
+        starts_new_chat = bool(images) and len(known) + len(images) > max_images
+        if starts_new_chat:
+            images = [image for _, image in pictures.used]
+        return Question(
+            text or DEFAULT_QUESTION,
             images=images,
-            is_start=bool(images) and (starts_new_chat or not num_in_chat),
-            notices=() if refusal else _notices(pictures, max_images, starts_new_chat=starts_new_chat and num_in_chat > 0),
+            is_start=bool(images) and (starts_new_chat or not known),
+            notices=() if refusal else _notices(pictures, max_images, starts_new_chat=starts_new_chat and bool(known)),
             refusal=refusal,
         )
-        return _stored_answer(turn) if refusal else self._start(turn)
 
     def _known_answer(self, turn: StoredTurn) -> RunningAnswer:
         """The answer to a message that was delivered before."""
@@ -195,15 +227,23 @@ class Chats:
                 return answer
         if turn.status is AnswerStatus.PENDING and not self._is_closing:
             return self._start(turn)
-        return _stored_answer(turn)
+        return stored_answer(turn)
 
     # -- answering ---------------------------------------------------------------------------------------------------------
+
+    def _answer_again(self, turn: StoredTurn) -> RunningAnswer:
+        if turn.is_refused:
+            return stored_answer(turn)
+        if self._is_closing:
+            return ended_answer(turn.key, AnswerStatus.FAILED, turn_id=turn.turn_id, error=SHUTTING_DOWN)
+        return self._start(turn)
 
     def _start(self, turn: StoredTurn, *, is_resumed: bool = False) -> RunningAnswer:
         answer = RunningAnswer(turn.key, turn.turn_id, first_notices(turn))
         unanswered = self._unanswered.setdefault(turn.key, [])
         previous = unanswered[-1] if unanswered else None
         unanswered.append(answer)
+        self._shares.begin(turn.key.platform, turn.author_id)
         task = asyncio.create_task(self._answer(turn, answer, previous, is_resumed=is_resumed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -221,6 +261,9 @@ class Chats:
         finally:
             if answer.ended is None:  # cancelled before the writer had begun
                 leave_for_restart(turn, answer)
+            self._shares.end(turn.key.platform, turn.author_id)
+            if answer.turn_id is None:  # taken back, as when the queue is full
+                self._shares.take_back(turn.key.platform, turn.author_id)
             unanswered = self._unanswered[turn.key]
             unanswered.remove(answer)
             if not unanswered:
@@ -233,11 +276,12 @@ class Chats:
         return lock
 
 
-def _num_images_in_chat(turns: Sequence[StoredTurn]) -> int:
-    num_images = 0
+def _images_in_chat(turns: Sequence[StoredTurn]) -> set[str]:
+    """SHA-256 of the pictures that the model looks at: those since the newest start."""
+    images: set[str] = set()
     for turn in turns:
-        num_images = len(turn.image_ids) if turn.is_start else num_images + len(turn.image_ids)
-    return num_images
+        images = {*turn.image_ids} if turn.is_start else {*images, *turn.image_ids}
+    return images
 
 
 def _notices(pictures: Pictures, max_images: int, *, starts_new_chat: bool) -> list[str]:
@@ -258,5 +302,5 @@ def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
     return ended_answer(key, AnswerStatus.FAILED, error=sentence)
 
 
-def _stored_answer(turn: StoredTurn) -> RunningAnswer:
+def stored_answer(turn: StoredTurn) -> RunningAnswer:
     return ended_answer(turn.key, turn.status, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=turn.error)

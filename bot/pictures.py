@@ -62,8 +62,9 @@ class PictureReader:
 
     def candidates(self, text: str, attachments: Sequence[Attachment], *, has_picture: bool) -> list[Candidate]:
         """Attachments, and links that end like a picture; any other link only when there is no picture yet."""
-        found = [Candidate(clean_name(item.name), item.fetch, item.size) for item in attachments]
-        links = list(dict.fromkeys(links_in(text)))
+        found = [Candidate(clean_name(item.name), item.fetch, item.size, item.link) for item in attachments]
+        resolved = {item.link for item in attachments}
+        links = [link for link in dict.fromkeys(links_in(text)) if link not in resolved]
         pictures = [link for link in links if _PICTURE_SUFFIX.search(urlsplit(link).path)]
         if not pictures and not attachments and not has_picture:
             pictures = links

@@ -2,7 +2,8 @@
 
 A chat row is one thread of a platform. A turn that brings a picture where no more pictures fit has `is_start` set: the model sees
 only the turns from the newest such turn on, while the thread keeps all of them. Pictures are rows of their own, keyed by the
-SHA-256 of their bytes, so that one picture in many turns is stored once.
+SHA-256 of their bytes, so that one picture in many turns is stored once. Where a platform keeps the messages, a turn says where its
+answer goes, which messages show it (`replies`), and whether all of it is known to stand there.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class TurnRow(Row):
     __table_args__ = (
         UniqueConstraint("platform", "workspace", "message_id"),
         Index(None, "chat_id", "id"),
+        Index(None, "platform", "author_id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -96,6 +98,9 @@ class TurnRow(Row):
     platform: Mapped[str]
     workspace: Mapped[str]
     message_id: Mapped[str]
+    author_id: Mapped[str]
+    reply_place: Mapped[str]
+    is_delivered: Mapped[bool]
     is_start: Mapped[bool]
     is_refused: Mapped[bool]
     question: Mapped[str]
@@ -110,6 +115,7 @@ class TurnRow(Row):
 
     chat: Mapped[ChatRow] = relationship(lazy="joined", innerjoin=True)
     image_links: Mapped[list[TurnImageRow]] = relationship(lazy="selectin", order_by="TurnImageRow.position", passive_deletes=True)
+    replies: Mapped[list[ReplyRow]] = relationship(lazy="selectin", order_by="ReplyRow.position", passive_deletes=True)
 
 
 class ImageRow(Row):
@@ -128,3 +134,29 @@ class TurnImageRow(Row):
     turn_id: Mapped[int] = mapped_column(RowId, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     image_sha256: Mapped[str] = mapped_column(ForeignKey("images.sha256"), index=True)
+
+
+class ReplyRow(Row):
+    __tablename__ = "replies"
+
+    turn_id: Mapped[int] = mapped_column(RowId, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    message_id: Mapped[str] = mapped_column(index=True)
+
+
+class RatingRow(Row):
+    __tablename__ = "ratings"
+
+    turn_id: Mapped[int] = mapped_column(RowId, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
+    author_id: Mapped[str] = mapped_column(primary_key=True)
+    is_helpful: Mapped[bool]
+
+
+class NoteRow(Row):
+    """What an adapter keeps for itself."""
+
+    __tablename__ = "notes"
+
+    platform: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    text: Mapped[str]

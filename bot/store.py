@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
+from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnPlace, TurnView
 from bot.database import claim_database, open_database
 from bot.schema import ChatRow, ImageRow, TurnImageRow, TurnRow, clean
 from model_server.types import Image
@@ -31,6 +31,10 @@ class StoredTurn:
 
     turn_id: int
     key: ThreadKey
+    message_id: str
+    author_id: str
+    reply_place: str
+    reply_ids: tuple[str, ...]
     question: str
     answer: str
     token_ids: tuple[int, ...] | None
@@ -42,6 +46,10 @@ class StoredTurn:
     num_attempts: int
     image_ids: tuple[str, ...]
     created_at: datetime
+
+    @property
+    def place(self) -> TurnPlace:
+        return TurnPlace(self.turn_id, self.key, self.message_id, self.author_id, self.reply_place, self.reply_ids)
 
     def view(self) -> TurnView:
         return TurnView(
@@ -85,6 +93,8 @@ class Store:
         message_id: str,
         question: str,
         *,
+        author_id: str = "local",
+        reply_place: str = "",
         images: Sequence[Image] = (),
         is_start: bool = False,
         notices: Sequence[str] = (),
@@ -92,8 +102,8 @@ class Store:
     ) -> StoredTurn:
         """Write down a question, its pictures, and its chat where that is new; PENDING, or FAILED at once with a `refusal`."""
         now = datetime.now(UTC)
-        async with self._writing() as session:
-            chat = await session.scalar(select(ChatRow).where(_is_thread(key)))
+        async with self.writing() as session:
+            chat = await session.scalar(select(ChatRow).where(is_thread(key)))
             if chat is None:
                 chat = ChatRow(
                     platform=key.platform,
@@ -110,6 +120,9 @@ class Store:
                 platform=key.platform,
                 workspace=key.workspace,
                 message_id=message_id,
+                author_id=author_id,
+                reply_place=reply_place,
+                is_delivered=False,
                 is_start=is_start,
                 is_refused=refusal is not None,
                 question=question,
@@ -122,16 +135,41 @@ class Store:
                 created_at=now,
                 finished_at=None if refusal is None else now,
                 image_links=[],
+                replies=[],
             )
             session.add(turn)
             await session.flush()
-            for position, image in enumerate(images):
-                known = await session.scalar(select(ImageRow.sha256).where(ImageRow.sha256 == image.sha256))
-                if known is None:
-                    row = {"data": image.data, "media_type": image.media_type, "width": image.width, "height": image.height}
-                    await session.execute(insert(ImageRow).values(sha256=image.sha256, **row))
-                link = {"turn_id": turn.id, "position": position, "image_sha256": image.sha256}
-                await session.execute(insert(TurnImageRow).values(**link))
+            await _add_images(session, turn.id, images)
+            await session.refresh(turn)
+            return _stored(turn)
+
+    async def replace_question(
+        self,
+        turn_id: int,
+        question: str,
+        *,
+        images: Sequence[Image] = (),
+        is_start: bool = False,
+        notices: Sequence[str] = (),
+        refusal: str | None = None,
+    ) -> StoredTurn | None:
+        """The turn as though this had been asked from the beginning; its answer goes. None when the turn is gone."""
+        now = datetime.now(UTC)
+        async with self.writing() as session:
+            turn = await session.get(TurnRow, turn_id)
+            if turn is None:
+                return None
+            orphans = await image_ids_of(session, TurnRow.id == turn_id)
+            await session.execute(delete(TurnImageRow).where(TurnImageRow.turn_id == turn_id))
+            await _add_images(session, turn_id, images)
+            await delete_orphans(session, orphans)
+            turn.question, turn.answer, turn.token_ids, turn.error = question, "", None, refusal
+            turn.is_start, turn.is_refused, turn.is_delivered = is_start, refusal is not None, False
+            turn.status = AnswerStatus.PENDING if refusal is None else AnswerStatus.FAILED
+            turn.notices, turn.num_attempts = [clean(notice) for notice in notices], 0
+            turn.finished_at = None if refusal is None else now
+            turn.chat.updated_at = now
+            await session.flush()
             await session.refresh(turn)
             return _stored(turn)
 
@@ -148,7 +186,7 @@ class Store:
     ) -> None:
         """Commit how a turn ended, all of it at once. Does nothing when the turn was deleted meanwhile."""
         now = datetime.now(UTC)
-        async with self._writing() as session:
+        async with self.writing() as session:
             turn = await session.get(TurnRow, turn_id)
             if turn is None:
                 return
@@ -159,74 +197,78 @@ class Store:
 
     async def drop_turn(self, turn_id: int) -> None:
         """Forget a question that could not be accepted after all, with its picture, and with its chat when that is empty now."""
-        async with self._writing() as session:
+        async with self.writing() as session:
             chat_id = await session.scalar(select(TurnRow.chat_id).where(TurnRow.id == turn_id))
-            orphans = await _image_ids_of(session, TurnRow.id == turn_id)
+            orphans = await image_ids_of(session, TurnRow.id == turn_id)
             await session.execute(delete(TurnRow).where(TurnRow.id == turn_id))
             if await session.scalar(select(func.count()).where(TurnRow.chat_id == chat_id)) == 0:
                 await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
-            await _delete_orphans(session, orphans)
+            await delete_orphans(session, orphans)
 
     async def count_attempt(self, turn_id: int) -> None:
         """Note that a turn is being answered once more after a restart."""
-        async with self._writing() as session:
+        async with self.writing() as session:
             await session.execute(update(TurnRow).where(TurnRow.id == turn_id).values(num_attempts=TurnRow.num_attempts + 1))
 
     async def find_turn(self, platform: str, workspace: str, message_id: str) -> StoredTurn | None:
         query = select(TurnRow).where(
             TurnRow.platform == platform, TurnRow.workspace == workspace, TurnRow.message_id == message_id
         )
-        turns = await self._turns(query)
+        turns = await self.turns(query)
+        return turns[0] if turns else None
+
+    async def get_turn(self, turn_id: int) -> StoredTurn | None:
+        turns = await self.turns(select(TurnRow).where(TurnRow.id == turn_id))
         return turns[0] if turns else None
 
     async def pending_turns(self) -> list[StoredTurn]:
         """What was accepted and not answered, oldest first."""
-        return await self._turns(select(TurnRow).where(TurnRow.status == AnswerStatus.PENDING).order_by(TurnRow.id))
+        return await self.turns(select(TurnRow).where(TurnRow.status == AnswerStatus.PENDING).order_by(TurnRow.id))
 
     async def read_turns(self, key: ThreadKey) -> list[StoredTurn]:
         """Every turn of a thread, oldest first."""
-        return await self._turns(select(TurnRow).join(TurnRow.chat).where(_is_thread(key)).order_by(TurnRow.id))
+        return await self.turns(select(TurnRow).join(TurnRow.chat).where(is_thread(key)).order_by(TurnRow.id))
 
-    async def _turns(self, query: Select[TurnRow]) -> list[StoredTurn]:
-        async with self._reading() as session:
+    async def turns(self, query: Select[TurnRow]) -> list[StoredTurn]:
+        async with self.reading() as session:
             return [_stored(turn) for turn in await session.scalars(query)]
 
     # -- chats and pictures ------------------------------------------------------------------------------------------------
 
     async def list_chats(self, platform: str, workspace: str) -> list[ChatView]:
         query = select(ChatRow).where(ChatRow.platform == platform, ChatRow.workspace == workspace)
-        async with self._reading() as session:
+        async with self.reading() as session:
             rows = await session.scalars(query.order_by(ChatRow.updated_at.desc(), ChatRow.id.desc()).limit(_MAX_LISTED_CHATS))
             return [_chat_view(row) for row in rows]
 
     async def read_chat(self, key: ThreadKey) -> ChatView | None:
-        async with self._reading() as session:
-            chat = await session.scalar(select(ChatRow).where(_is_thread(key)))
+        async with self.reading() as session:
+            chat = await session.scalar(select(ChatRow).where(is_thread(key)))
             if chat is None:
                 return None
             turns = await session.scalars(select(TurnRow).where(TurnRow.chat_id == chat.id).order_by(TurnRow.id))
             return _chat_view(chat, tuple(_stored(turn).view() for turn in turns))
 
     async def delete_chat(self, key: ThreadKey) -> bool:
-        async with self._writing() as session:
-            chat_id = await session.scalar(select(ChatRow.id).where(_is_thread(key)))
+        async with self.writing() as session:
+            chat_id = await session.scalar(select(ChatRow.id).where(is_thread(key)))
             if chat_id is not None:
-                await _delete_chats(session, [chat_id])
+                await delete_chats(session, [chat_id])
             return chat_id is not None
 
     async def purge(self, untouched_since: datetime) -> int:
         """Delete the chats that nobody touched since then and that wait for no answer; returns how many."""
         waits = select(TurnRow.id).where(TurnRow.chat_id == ChatRow.id, TurnRow.status == AnswerStatus.PENDING)
-        async with self._writing() as session:
+        async with self.writing() as session:
             query = select(ChatRow.id).where(ChatRow.updated_at < untouched_since, ~waits.exists())
             chat_ids = list(await session.scalars(query))
-            await _delete_chats(session, chat_ids)
+            await delete_chats(session, chat_ids)
             return len(chat_ids)
 
     async def read_image(self, key: ThreadKey, sha256: str) -> Image | None:
         """A picture, provided that a turn of this thread shows it."""
-        shown = select(TurnImageRow).join(TurnRow).join(ChatRow).where(_is_thread(key), TurnImageRow.image_sha256 == sha256)
-        async with self._reading() as session:
+        shown = select(TurnImageRow).join(TurnRow).join(ChatRow).where(is_thread(key), TurnImageRow.image_sha256 == sha256)
+        async with self.reading() as session:
             if await session.scalar(shown.limit(1)) is None:
                 return None
             row = await session.get_one(ImageRow, sha256)
@@ -234,12 +276,12 @@ class Store:
             return Image(data=row.data, media_type=row.media_type, sha256=row.sha256, width=row.width, height=row.height)
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncSession]:
+    async def reading(self) -> AsyncIterator[AsyncSession]:
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             yield session
 
     @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncSession]:
+    async def writing(self) -> AsyncIterator[AsyncSession]:
         async with self._write_lock, AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -250,7 +292,7 @@ def shorten(text: str) -> str:
     return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
 
 
-def _is_thread(key: ThreadKey) -> ColumnElement[bool]:
+def is_thread(key: ThreadKey) -> ColumnElement[bool]:
     return and_(
         ChatRow.platform == key.platform,
         ChatRow.workspace == key.workspace,
@@ -259,19 +301,29 @@ def _is_thread(key: ThreadKey) -> ColumnElement[bool]:
     )
 
 
-async def _image_ids_of(session: AsyncSession, condition: ColumnElement[bool]) -> list[str]:
+async def _add_images(session: AsyncSession, turn_id: int, images: Sequence[Image]) -> None:
+    for position, image in enumerate(images):
+        known = await session.scalar(select(ImageRow.sha256).where(ImageRow.sha256 == image.sha256))
+        if known is None:
+            row = {"data": image.data, "media_type": image.media_type, "width": image.width, "height": image.height}
+            await session.execute(insert(ImageRow).values(sha256=image.sha256, **row))
+        link = {"turn_id": turn_id, "position": position, "image_sha256": image.sha256}
+        await session.execute(insert(TurnImageRow).values(**link))
+
+
+async def image_ids_of(session: AsyncSession, condition: ColumnElement[bool]) -> list[str]:
     query = select(TurnImageRow.image_sha256).join(TurnRow).where(condition).distinct()
     return list(await session.scalars(query))
 
 
-async def _delete_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
+async def delete_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
     for chat_id in chat_ids:
-        orphans = await _image_ids_of(session, TurnRow.chat_id == chat_id)
+        orphans = await image_ids_of(session, TurnRow.chat_id == chat_id)
         await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
-        await _delete_orphans(session, orphans)
+        await delete_orphans(session, orphans)
 
 
-async def _delete_orphans(session: AsyncSession, image_ids: Sequence[str]) -> None:
+async def delete_orphans(session: AsyncSession, image_ids: Sequence[str]) -> None:
     for sha256 in image_ids:
         is_shown = select(TurnImageRow.turn_id).where(TurnImageRow.image_sha256 == sha256).exists()
         await session.execute(delete(ImageRow).where(ImageRow.sha256 == sha256, ~is_shown))
@@ -286,6 +338,10 @@ def _stored(row: TurnRow) -> StoredTurn:
     return StoredTurn(
         turn_id=row.id,
         key=ThreadKey(row.chat.platform, row.chat.workspace, row.chat.channel, row.chat.thread),
+        message_id=row.message_id,
+        author_id=row.author_id,
+        reply_place=row.reply_place,
+        reply_ids=tuple(reply.message_id for reply in row.replies),
         question=row.question,
         answer=row.answer,
         token_ids=None if row.token_ids is None else tuple(row.token_ids),

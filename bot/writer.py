@@ -44,6 +44,7 @@ class AnswerWriter:
             finished = await self._ask(turn, answer, is_again=is_again, is_patient=is_patient)
             text = answer.text if finished is None else finished.text
             if answer.is_stopped and is_again and not text:
+                answer.write(turn.answer)
                 answer.add_notice("I kept the earlier answer.")
                 answer.end(AnswerStatus.STOPPED)
                 return
@@ -150,6 +151,8 @@ class AnswerWriter:
 
     async def _fail(self, turn: StoredTurn, answer: RunningAnswer, sentence: str, *, is_refused: bool = False) -> None:
         if turn.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED):
+            if not answer.text:
+                answer.write(turn.answer)
             answer.end(AnswerStatus.FAILED, f"{sentence} I kept the earlier answer.")
             return
         try:

@@ -1,11 +1,11 @@
-"""A real `ChatHandler` in memory, whose answers are written by the test: what a model would say, when it says it."""
+"""A real `ThreadHandler` in memory, whose answers are written by the test: what a model would say, when it says it."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,12 +16,17 @@ from adapters.base import (
     AnswerEvent,
     AnswerStatus,
     AnswerText,
+    Attachment,
     AttachmentError,
+    Author,
     ChatView,
     Ended,
     IncomingMessage,
     Notice,
+    Quota,
+    ThreadHandler,
     ThreadKey,
+    TurnPlace,
     TurnView,
 )
 
@@ -80,10 +85,16 @@ class MemoryChatHandler:
 
     messages: list[IncomingMessage] = field(default_factory=list)
     next_refusal: str | None = None
+    places: dict[int, TurnPlace] = field(default_factory=dict)
+    delivered: set[int] = field(default_factory=set)
+    ratings: dict[tuple[int, str], bool] = field(default_factory=dict)
+    notes: dict[tuple[str, str], str] = field(default_factory=dict)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # of `delivered`
     _chats: dict[ThreadKey, ChatView] = field(default_factory=dict)
     _images: dict[tuple[ThreadKey, str], tuple[bytes, str]] = field(default_factory=dict)
-    _answers: dict[str, WrittenAnswer] = field(default_factory=dict)
+    _answers: dict[str, WrittenAnswer] = field(default_factory=dict)  # the newest of each message
     _running: dict[ThreadKey, WrittenAnswer] = field(default_factory=dict)
+    _running_turns: dict[int, WrittenAnswer] = field(default_factory=dict)
     _new_answers: asyncio.Queue[WrittenAnswer] = field(default_factory=asyncio.Queue)
     _num_turns: int = 0
 
@@ -96,8 +107,7 @@ class MemoryChatHandler:
     async def end(self, answer: WrittenAnswer, status: AnswerStatus = AnswerStatus.COMPLETE, error: str | None = None) -> None:
         notices = tuple(event.text for event in answer._events if isinstance(event, Notice))
         self._replace_turn(answer, lambda turn: replace(turn, answer=answer.text, status=status, error=error, notices=notices))
-        self._running.pop(answer.key, None)
-        await answer.add(Ended(status, error))
+        await self._finish(answer, Ended(status, error))
 
     async def answer_next(self, *pieces: str, status: AnswerStatus = AnswerStatus.COMPLETE) -> WrittenAnswer:
         answer = await self.next_answer()
@@ -107,13 +117,21 @@ class MemoryChatHandler:
 
     async def take_back(self, answer: WrittenAnswer, error: str) -> None:
         """As when the queue turns out to be full after the question was stored."""
-        chat = self._chats[answer.key]
-        self._chats[answer.key] = replace(chat, turns=chat.turns[:-1])
-        if len(chat.turns) == 1:
-            del self._chats[answer.key]
+        turn_id = answer.turn_id or 0
+        self._forget(turn_id)
+        self._running_turns.pop(turn_id, None)
         answer.turn_id = None
-        self._running.pop(answer.key, None)
-        await answer.add(Ended(AnswerStatus.FAILED, error))
+        await self._finish(answer, Ended(AnswerStatus.FAILED, error))
+
+    async def wait_delivered(self, turn_id: int | None) -> TurnPlace:
+        """Where the turn stands, once all of its answer stands there too."""
+        assert turn_id is not None
+        async with asyncio.timeout(TIMEOUT_SECONDS), self.changed:
+            await self.changed.wait_for(lambda: turn_id in self.delivered)
+        return self.places[turn_id]
+
+    def add_image(self, key: ThreadKey, sha256: str, data: bytes, media_type: str) -> None:
+        self._images[key, sha256] = data, media_type
 
     # -- ChatHandler
 
@@ -126,8 +144,148 @@ class MemoryChatHandler:
             refused = WrittenAnswer(message.key, None)
             await refused.add(Ended(AnswerStatus.FAILED, sentence))
             return refused
+        image_ids, error = await self._read_pictures(message, self._turns(message.key))
+        self._num_turns += 1
+        turn_id, key = self._num_turns, message.key
+        now = datetime.now(UTC) + timedelta(microseconds=turn_id)
+        turn = TurnView(turn_id, _question(message), "", AnswerStatus.PENDING, (), None, image_ids, now)
+        chat = self._chats.get(key) or ChatView(key, turn.question, now)
+        self._chats[key] = replace(chat, updated_at=now, turns=(*chat.turns, turn))
+        self.places[turn_id] = TurnPlace(turn_id, key, message.message_id, message.author.id, message.reply_place)
+        return await self._answer_or_refuse(turn_id, error)
+
+    async def regenerate(self, key: ThreadKey) -> Answer | None:
+        turns = self._turns(key)
+        return await self.regenerate_turn(turns[-1].turn_id) if turns else None
+
+    def running_answer(self, key: ThreadKey) -> Answer | None:
+        return self._running.get(key)
+
+    async def list_chats(self, platform: str, workspace: str) -> Sequence[ChatView]:
+        newest_first = sorted(self._chats.values(), key=lambda chat: chat.updated_at, reverse=True)
+        return [
+            replace(chat, turns=()) for chat in newest_first if (chat.key.platform, chat.key.workspace) == (platform, workspace)
+        ]
+
+    async def read_chat(self, key: ThreadKey) -> ChatView | None:
+        return self._chats.get(key)
+
+    async def delete_chat(self, key: ThreadKey) -> bool:
+        is_known = key in self._chats
+        await self._forget_turns(turn.turn_id for turn in self._turns(key))
+        self._chats.pop(key, None)  # which is empty after a reset
+        return is_known
+
+    async def read_image(self, key: ThreadKey, sha256: str) -> tuple[bytes, str] | None:
+        return self._images.get((key, sha256))
+
+    # -- ThreadHandler
+
+    async def ask_again(self, message: IncomingMessage) -> Answer | None:
+        place = await self.find_message(message.key.platform, message.key.workspace, message.message_id)
+        if place is None or place.message_id != message.message_id:
+            return None
+        turns = self._turns(place.key)
+        turn = next(turn for turn in turns if turn.turn_id == place.turn_id)
+        image_ids, error = await self._read_pictures(message, [other for other in turns if other.turn_id < turn.turn_id])
+        if (turn.question, turn.image_ids) == (_question(message), image_ids):
+            return None
+        self.messages.append(message)
+        if running := self._running_turns.get(turn.turn_id):
+            await self.end(running, AnswerStatus.STOPPED)
+        asked = replace(turn, question=_question(message), answer="", status=AnswerStatus.PENDING, error=None, image_ids=image_ids)
+        self._replace_turn(self._answers[place.message_id], lambda _: asked)
+        return await self._answer_or_refuse(turn.turn_id, error)
+
+    async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+        place = await self.find_message(platform, workspace, message_id)
+        if place is None or place.message_id != message_id:
+            return None
+        await self._forget_turns([place.turn_id])
+        return place
+
+    async def regenerate_turn(self, turn_id: int) -> Answer | None:
+        if turn_id not in self.places:
+            return None
+        return self._running_turns.get(turn_id) or await self._answer_or_refuse(turn_id, None)
+
+    def running_turn(self, turn_id: int) -> Answer | None:
+        return self._running_turns.get(turn_id)
+
+    async def find_turn(self, turn_id: int) -> TurnPlace | None:
+        return self.places.get(turn_id)
+
+    async def find_message(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+        for place in self.places.values():
+            is_there = (place.key.platform, place.key.workspace) == (platform, workspace)
+            if is_there and message_id in (place.message_id, *place.reply_ids):
+                return place
+        return None
+
+    async def has_chat(self, key: ThreadKey) -> bool:
+        return key in self._chats
+
+    async def latest_chat(self, platform: str, workspace: str, channel: str) -> ThreadKey | None:
+        return next((chat.key for chat in await self.list_chats(platform, workspace) if chat.key.channel == channel), None)
+
+    async def reset_chat(self, key: ThreadKey) -> bool:
+        if key not in self._chats:
+            return False
+        kept = replace(self._chats[key], turns=())
+        await self.delete_chat(key)
+        self._chats[key] = kept
+        return True
+
+    async def delete_room(self, platform: str, workspace: str, room: str) -> int:
+        keys = [chat.key for chat in await self.list_chats(platform, workspace) if room in (chat.key.channel, chat.key.thread)]
+        return len([key for key in keys if await self.delete_chat(key)])
+
+    async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
+        if turn_id not in self.places:
+            return
+        self.places[turn_id] = replace(self.places[turn_id], reply_ids=tuple(reply_ids))
+        async with self.changed:
+            (self.delivered.add if is_delivered else self.delivered.discard)(turn_id)
+            self.changed.notify_all()
+
+    async def undelivered(self, platform: str) -> Sequence[tuple[TurnPlace, Answer]]:
+        places = [self.places[turn_id] for turn_id in sorted(self.places) if turn_id not in self.delivered]
+        return [(place, self._answers[place.message_id]) for place in places if place.key.platform == platform]
+
+    async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
+        if turn_id not in self.places:
+            return False
+        self.ratings[turn_id, author_id] = is_helpful
+        return True
+
+    async def forget_author(self, platform: str, author_id: str) -> int:
+        for rating in [rating for rating in self.ratings if rating[1] == author_id]:
+            del self.ratings[rating]
+        places = [place for place in self.places.values() if (place.key.platform, place.author_id) == (platform, author_id)]
+        await self._forget_turns([place.turn_id for place in places])
+        return len(places)
+
+    async def quota(self, platform: str, workspace: str, author: Author) -> Quota:
+        return Quota(sum((place.key.platform, place.author_id) == (platform, author.id) for place in self.places.values()))
+
+    async def read_note(self, platform: str, name: str) -> str | None:
+        return self.notes.get((platform, name))
+
+    async def write_note(self, platform: str, name: str, text: str) -> None:
+        self.notes[platform, name] = text
+
+    # -- inside
+
+    def _turns(self, key: ThreadKey) -> tuple[TurnView, ...]:
+        return self._chats[key].turns if key in self._chats else ()
+
+    async def _read_pictures(self, message: IncomingMessage, before: Sequence[TurnView]) -> tuple[tuple[str, ...], str | None]:
+        """The pictures of a message after these turns; and why one of them cannot be used."""
+        attachments: Sequence[Attachment] = message.attachments
+        if not attachments and message.look_back is not None and not any(turn.image_ids for turn in before):
+            attachments = await message.look_back()
         image_ids, error = [], None
-        for attachment in message.attachments:
+        for attachment in attachments:
             try:
                 data = await attachment.fetch(20_000_000)
                 with Image.open(io.BytesIO(data)) as picture:
@@ -140,56 +298,56 @@ class MemoryChatHandler:
                 sha256 = hashlib.sha256(data).hexdigest()
                 self._images[message.key, sha256] = data, media_type
                 image_ids.append(sha256)
-        self._num_turns += 1
-        status = AnswerStatus.FAILED if error else AnswerStatus.PENDING
-        now = datetime.now(UTC) + timedelta(microseconds=self._num_turns)
-        text = message.text or "Describe the picture."
-        turn = TurnView(self._num_turns, text, "", status, (), error, tuple(image_ids), now)
-        chat = self._chats.get(message.key) or ChatView(message.key, text, now)
-        self._chats[message.key] = replace(chat, updated_at=now, turns=(*chat.turns, turn))
-        answer = self._answers[message.message_id] = WrittenAnswer(message.key, turn.turn_id)
-        if error:
-            await answer.add(Ended(AnswerStatus.FAILED, error))
-        else:
+        return tuple(image_ids), error
+
+    async def _answer_or_refuse(self, turn_id: int, error: str | None) -> WrittenAnswer:
+        place = self.places[turn_id]
+        self.delivered.discard(turn_id)
+        answer = self._answers[place.message_id] = WrittenAnswer(place.key, turn_id)
+        if error is None:
+            self._running_turns[turn_id] = answer
             self._begin(answer)
+        else:
+            await self.end(answer, AnswerStatus.FAILED, error)
         return answer
-
-    async def regenerate(self, key: ThreadKey) -> Answer | None:
-        chat = self._chats.get(key)
-        if chat is None or not chat.turns:
-            return None
-        answer = WrittenAnswer(key, chat.turns[-1].turn_id)
-        self._begin(answer)
-        return answer
-
-    def running_answer(self, key: ThreadKey) -> Answer | None:
-        return self._running.get(key)
-
-    async def list_chats(self, platform: str, workspace: str) -> Sequence[ChatView]:
-        assert (platform, workspace) == ("web", "local")
-        newest_first = sorted(self._chats.values(), key=lambda chat: chat.updated_at, reverse=True)
-        return [replace(chat, turns=()) for chat in newest_first]
-
-    async def read_chat(self, key: ThreadKey) -> ChatView | None:
-        return self._chats.get(key)
-
-    async def delete_chat(self, key: ThreadKey) -> bool:
-        if answer := self._running.pop(key, None):
-            await answer.add(Ended(AnswerStatus.STOPPED))
-        return self._chats.pop(key, None) is not None
-
-    async def read_image(self, key: ThreadKey, sha256: str) -> tuple[bytes, str] | None:
-        return self._images.get((key, sha256))
-
-    def add_image(self, key: ThreadKey, sha256: str, data: bytes, media_type: str) -> None:
-        self._images[key, sha256] = data, media_type
 
     def _begin(self, answer: WrittenAnswer) -> None:
         self._running[answer.key] = answer
         self._new_answers.put_nowait(answer)
+
+    async def _finish(self, answer: WrittenAnswer, ended: Ended) -> None:
+        if self._running.get(answer.key) is answer:
+            del self._running[answer.key]
+        if answer.turn_id is not None:
+            self._running_turns.pop(answer.turn_id, None)
+        await answer.add(ended)
+
+    async def _forget_turns(self, turn_ids: Iterable[int]) -> None:
+        for turn_id in list(turn_ids):
+            if running := self._running_turns.get(turn_id):
+                await self.end(running, AnswerStatus.STOPPED)
+            self._forget(turn_id)
+
+    def _forget(self, turn_id: int) -> None:
+        """The turn, and its chat when that is empty now."""
+        place = self.places.pop(turn_id)
+        self._answers.pop(place.message_id, None)
+        chat = self._chats[place.key]
+        self._chats[place.key] = replace(chat, turns=tuple(turn for turn in chat.turns if turn.turn_id != turn_id))
+        if not self._chats[place.key].turns:
+            del self._chats[place.key]
 
     def _replace_turn(self, answer: WrittenAnswer, change: Callable[[TurnView], TurnView]) -> None:
         chat = self._chats.get(answer.key)
         if chat is not None:
             turns = tuple(change(turn) if turn.turn_id == answer.turn_id else turn for turn in chat.turns)
             self._chats[answer.key] = replace(chat, turns=turns)
+
+
+def _question(message: IncomingMessage) -> str:
+    return message.text or "Describe the picture."
+
+
+def _is_thread_handler(handler: MemoryChatHandler) -> ThreadHandler:
+    """For the type checker: all of the protocol is there."""
+    return handler

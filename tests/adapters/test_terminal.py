@@ -30,7 +30,8 @@ from adapters.base import (
     ThreadKey,
     Waiting,
 )
-from adapters.terminal import TerminalAdapter, _prompt, ask_once, picture_problem, printable, waiting_sentence
+from adapters.phrases import waiting_sentence
+from adapters.terminal import TerminalAdapter, _prompt, ask_once, picture_problem, printable
 
 DONE = Ended(AnswerStatus.COMPLETE)
 

@@ -30,6 +30,7 @@ from tests.bot.doubles import (
     image,
     message,
     notices_of,
+    png,
     questions,
     text_of,
     thread,
@@ -88,8 +89,14 @@ async def test_pictures_join_the_chat_of_a_model_that_takes_several(new_chats: C
     await ask(chats, "First?", attachment(RED))
     assert notices_of(await ask(chats, "Second?", attachment(BLUE))) == []
     assert [m.images for m in model.requests[1].messages] == [(image("red"),), (), (image("blue"),)]
-    assert notices_of(await ask(chats, "Third?", attachment(RED))) == [NEW_CHAT]
+    assert notices_of(await ask(chats, "Third?", attachment(png("green")))) == [NEW_CHAT]
     assert questions(model.requests[2]) == ["Third?"]
+
+
+async def test_the_same_picture_again_is_not_a_new_one(chats: Chats, model: ScriptedModel) -> None:
+    await ask(chats, "First?", attachment(RED))
+    assert notices_of(await ask(chats, "Second?", attachment(RED))) == []
+    assert [m.images for m in model.requests[1].messages] == [(image("red"),), (), ()]
 
 
 async def test_an_empty_question_asks_for_a_description(chats: Chats, model: ScriptedModel, sqlite_store: Store) -> None:

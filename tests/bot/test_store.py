@@ -23,7 +23,7 @@ from tests.bot.doubles import image, thread
 
 
 async def _num_rows(store: Store, table: str) -> int:
-    async with store._reading() as session:
+    async with store.reading() as session:
         return int(await session.scalar(sa.select(sa.func.count()).select_from(Row.metadata.tables[table])) or 0)
 
 

@@ -1,0 +1,125 @@
+"""A platform in memory, for tests of what all platforms share: it shows what its users would see, and breaks when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from adapters.base import Attachment, Author, ThreadKey
+from adapters.desk import Post
+from adapters.surface import Page, PlaceGone
+from tests.chat_handler import TIMEOUT_SECONDS, draw_picture
+
+ANN, BOB = Author("u-ann", "ann"), Author("u-bob", "bob")
+
+
+def picture(name: str = "drawing.png") -> Attachment:
+    data = draw_picture()
+
+    async def fetch(max_bytes: int) -> bytes:
+        return data
+
+    return Attachment(name, fetch, len(data))
+
+
+class SlowPicture:
+    """A picture whose download has `begun`, and goes on when the test lets it `go`."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    def attachment(self) -> Attachment:
+        drawing = picture()
+
+        async def fetch(max_bytes: int) -> bytes:
+            self.begun.set()
+            await self.go.wait()
+            return await drawing.fetch(max_bytes)
+
+        return Attachment(drawing.name, fetch)
+
+
+def post(message_id: str, text: str = "What is this?", **fields: Any) -> Post:
+    """By ann, now, in the channel `c`, in no thread, without a mention."""
+    whole = {
+        "workspace": "w",
+        "channel": "c",
+        "thread": None,
+        "author": ANN,
+        "sent_at": datetime.now(UTC),
+        **fields,
+    }
+    return Post(message_id=message_id, text=text, **whole)
+
+
+@dataclass
+class MemoryPlatform:
+    """Opens a thread, named like its message, for every chat that begins in a channel; direct messages are answered in place."""
+
+    name: str = "memory"
+    shown: dict[str, dict[str, Page]] = field(default_factory=dict)  # by reply place, then by reply id
+    is_gone: set[str] = field(default_factory=set)
+    num_writes: int = 0
+    _numbers: Any = field(default_factory=lambda: itertools.count(1))
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def start(self, post: Post) -> tuple[ThreadKey, str]:
+        thread = post.thread or post.message_id
+        return ThreadKey(self.name, post.workspace, post.channel, thread), f"{post.channel}/{thread}"
+
+    def reply_place(self, post: Post) -> str:
+        return f"{post.channel}/{post.thread or post.message_id}"
+
+    def surface(self, reply_place: str) -> MemorySurface:
+        if reply_place in self.is_gone:
+            raise PlaceGone
+        return MemorySurface(self, reply_place)
+
+    def texts(self, reply_place: str) -> list[str]:
+        return [page.text for page in self.shown.get(reply_place, {}).values()]
+
+    async def wait_for(self, is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
+            await self._changed.wait_for(is_so)
+
+    async def change(self) -> None:
+        self.num_writes += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@dataclass
+class MemorySurface:
+    platform: MemoryPlatform
+    channel: str
+    max_page_chars: int = 2_000
+
+    async def show_typing(self) -> None:
+        self._check()
+
+    async def post(self, page: Page) -> str:
+        self._check()
+        reply_id = f"r{next(self.platform._numbers)}"
+        self.platform.shown.setdefault(self.channel, {})[reply_id] = page
+        await self.platform.change()
+        return reply_id
+
+    async def edit(self, reply_id: str, page: Page) -> None:
+        self._check()
+        if reply_id not in self.platform.shown.get(self.channel, {}):
+            raise PlaceGone
+        self.platform.shown[self.channel][reply_id] = page
+        await self.platform.change()
+
+    async def delete(self, reply_id: str) -> None:
+        self._check()
+        self.platform.shown.get(self.channel, {}).pop(reply_id, None)
+        await self.platform.change()
+
+    def _check(self) -> None:
+        if self.channel in self.platform.is_gone:
+            raise PlaceGone
