@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+START_SECONDS = 180
 PROGRAM = (sys.executable, "-m", "bot")
 
 
@@ -21,3 +26,32 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
         "THREADSIGHT_WEB_PORT": "0",
         **settings,
     }
+
+
+@asynccontextmanager
+async def process(
+    *command: str | Path, folder: Path, ready: str, **settings: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A program in a process of its own, once it has printed something that matches `ready`; with that match."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=environment(folder, **settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert running.stdout is not None
+    try:
+        said = ""
+        async with asyncio.timeout(START_SECONDS):
+            while not (found := re.search(ready, said)):
+                line = await running.stdout.readline()
+                assert line, f"the program ended before it was ready: {said}"
+                said += line.decode()
+        reading = asyncio.create_task(running.stdout.read())  # a full pipe would stop it
+        yield running, found[0]
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.wait()
+    await reading

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import subprocess
 import sys
@@ -24,42 +23,12 @@ from model_server.remote.connection import RemoteServer
 from model_server.remote.engine import open_remote
 from tests.bot.doubles import ask, attachment, end_of, message, text_of, thread
 from tests.pictures import red_circle
-from tests.program import PROGRAM, ROOT, environment
+from tests.program import PROGRAM, ROOT, environment, process
 
-START_SECONDS = 180
 TIMEOUT_SECONDS = 120
 KEY = "sixteen-characters-or-more"
 
 needs_tiny = pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")
-
-
-@asynccontextmanager
-async def process(
-    *command: str | Path, folder: Path, ready: str, **settings: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A server in a process of its own, once it has printed something that matches `ready`; with that match."""
-    running = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=folder,
-        env=environment(folder, **settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    assert running.stdout is not None
-    try:
-        said = ""
-        async with asyncio.timeout(START_SECONDS):
-            while not (found := re.search(ready, said)):
-                line = await running.stdout.readline()
-                assert line, f"the server ended before it was ready: {said}"
-                said += line.decode()
-        reading = asyncio.create_task(running.stdout.read())  # a full pipe would stop it
-        yield running, found[0]
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
-    await reading
 
 
 @asynccontextmanager

@@ -1,0 +1,277 @@
+"""Everything but messages that people can do: buttons, the shortcut, /threadsight, !words in threads, and the app's home."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
+from adapters.desk import NOT_ALLOWED, Desk, Post
+from adapters.slack.blocks import plain, read_value
+from adapters.slack.place import Place, Posted
+from adapters.slack.setup import COMMAND
+from adapters.slack.surface import SlackSurface
+from adapters.slack.translate import Translator, message_id
+from adapters.slack.workspaces import Refused, Workspace, Workspaces, calling
+from adapters.surface import Control, PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+PLATFORM = "slack"
+ASK_VIEW = "threadsight_ask"
+_QUESTION, _PICTURES = "question", "pictures"
+_MAX_FILES = 10
+_NOT_HERE = "I am not a member of this channel. Invite me with /invite and ask again, or send me a direct message."
+HELP = (
+    "Post a picture and mention me in the same message: I answer in its thread, and every reply there goes on with the chat, "
+    "without a mention. You can also send me a direct message, or choose “Ask about this image” from a message's menu.\n"
+    "Write `!reset` in a thread to start anew, `!quota` to see how much you have asked, `!forget` to delete what I have stored "
+    f"about you, and `!help` for this. Outside of threads there is `{COMMAND} ask`, `{COMMAND} quota` and `{COMMAND} forget`. "
+    "Edit a question and I answer it again; delete it and I forget it."
+)
+
+Body = Mapping[str, Any]
+
+
+class Actions:
+    def __init__(self, desk: Desk, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, posted: Posted) -> None:
+        self._desk = desk
+        self._handler = handler
+        self._translator = translator
+        self._workspaces = workspaces
+        self._posted = posted
+
+    # -- in threads --------------------------------------------------------------------------------------------------------
+
+    async def take_word(self, post: Post) -> bool:
+        """Whether the message was one of our !words, in a thread of ours or said to us; it is done then."""
+        if not is_word(post) or post.is_automatic:
+            return False
+        key = ThreadKey(PLATFORM, post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2])
+        if not (post.is_direct or post.is_mention or await self._handler.has_chat(key)):
+            return False
+        if not self._desk.may_use(post):
+            return True
+        workspace = await self._workspaces.find(post.workspace)
+        match post.text.strip().lower():
+            case "!reset":
+                if post.thread is None and post.is_direct:
+                    key = await self._handler.latest_chat(PLATFORM, post.workspace, post.channel) or key
+                sentence = await self._desk.reset(key)
+            case "!forget":
+                sentence = await self._desk.forget(post.author.id)
+            case "!quota":
+                sentence = await self._desk.quota(post.workspace, post.author)
+            case _:
+                sentence = HELP
+        await self._tell(workspace, post.channel, post.author.id, key.thread if post.thread else None, sentence)
+        return True
+
+    async def button(self, workspace: Workspace, body: Body) -> None:
+        """Stop, Regenerate, or a rating."""
+        chosen = read_value(str((body.get("actions") or [{}])[0].get("value") or ""))
+        container = body.get("container") or {}
+        channel = str((body.get("channel") or {}).get("id") or container.get("channel_id") or "")
+        if chosen is None or not channel:
+            return
+        control, turn_id = chosen
+        person = _person(body)
+        if self._is_allowed(workspace, person, channel):
+            needs_right = control in (Control.STOP, Control.REGENERATE)
+            is_moderator = needs_right and await workspace.is_admin(person.id)
+            sentence = await self._desk.on_button(control, turn_id, person, is_moderator=is_moderator)
+        else:
+            sentence = NOT_ALLOWED
+        if sentence is not None:
+            thread = (body.get("message") or {}).get("thread_ts") or container.get("thread_ts")
+            await self._tell(workspace, channel, person.id, thread, sentence)
+
+    async def native_stop(self, workspace: Workspace, event: Body) -> None:
+        """Slack's own Stop button, of an app that is declared an agent."""
+        channel, thread = str(event.get("channel") or ""), str(event.get("thread_ts") or "")
+        person = Author(str(event.get("user") or ""), "")
+        answer = self._handler.running_answer(ThreadKey(PLATFORM, workspace.id, channel, thread))
+        if answer is not None and answer.turn_id is not None:
+            is_moderator = await workspace.is_admin(person.id)
+            sentence = await self._desk.on_button(Control.STOP, answer.turn_id, person, is_moderator=is_moderator)
+            if sentence is not None:
+                await self._tell(workspace, channel, person.id, thread, sentence)
+        try:
+            async with calling():
+                await workspace.client.agents_sessions_setStatus(channel_id=channel, thread_ts=thread, status="active")
+        except (PlaceGone, TryLater, Refused):
+            log.info("Slack did not take the end of an agent's session.")
+
+    # -- questions by shortcut and command ---------------------------------------------------------------------------------
+
+    async def open_question(self, workspace: Workspace, body: Body) -> None:
+        """The shortcut on a message: ask for the question in a window."""
+        message, channel, person = body.get("message") or {}, str((body.get("channel") or {}).get("id") or ""), _person(body)
+        files = list(message.get("files") or ())
+        for shared in message.get("attachments") or ():
+            files += shared.get("files") or ()
+        what = {
+            "channel": channel,
+            "thread": message.get("thread_ts") or message.get("ts"),
+            "files": [str(file.get("id")) for file in files[:_MAX_FILES]],
+        }
+        refusal = await self._refusal(workspace, person, channel)
+        if refusal is None and not files:
+            refusal = "I see no picture in this message. Choose a message that has one."
+        await self._open_view(workspace, body, what, refusal, asks_for_files=False)
+
+    async def command(self, workspace: Workspace, body: Body) -> str | None:
+        """/threadsight; returns a sentence for the person alone."""
+        channel, person = (
+            str(body.get("channel_id") or ""),
+            Author(str(body.get("user_id") or ""), str(body.get("user_name") or "")),
+        )
+        if not self._is_allowed(workspace, person, channel):
+            return NOT_ALLOWED
+        match str(body.get("text") or "").strip().lower():
+            case "quota":
+                return await self._desk.quota(workspace.id, person)
+            case "forget":
+                return await self._desk.forget(person.id)
+            case "ask":
+                refusal = await self._refusal(workspace, person, channel)
+                if refusal is None:
+                    await self._open_view(
+                        workspace, body, {"channel": channel, "thread": None, "files": []}, None, asks_for_files=True
+                    )
+                return refusal
+            case _:
+                return HELP
+
+    async def answer_question(self, workspace: Workspace, body: Body) -> None:
+        """The window was sent off: ask in the message's thread, or in a thread of its own."""
+        view, person = body["view"], _person(body)
+        what = json.loads(view["private_metadata"])
+        values = view["state"]["values"]
+        text = str(((values.get(_QUESTION) or {}).get(_QUESTION) or {}).get("value") or "")
+        files = list(((values.get(_PICTURES) or {}).get(_PICTURES) or {}).get("files") or ())
+        files += [{"id": file_id, "name": "the picture"} for file_id in what["files"]]
+        channel, thread = str(what["channel"]), what["thread"]
+        if not self._is_allowed(workspace, person, channel):
+            return
+        try:
+            if thread is None:
+                async with calling():
+                    words = f"<@{person.id}> asks: {html.escape(text, quote=False) or 'What is in this picture?'}"
+                    root = await workspace.writing.chat_postMessage(
+                        channel=channel, text=words, unfurl_links=False, unfurl_media=False, parse="none"
+                    )
+                thread = str(root["ts"])
+                self._posted.add(f"{workspace.id}/{channel}:{thread}")
+            place = Place(workspace.id, channel, str(thread), person.id)
+            attachments = await self._translator.attachments(workspace, {"files": [file for file in files if file.get("id")]})
+            key = ThreadKey(PLATFORM, workspace.id, channel, str(thread))
+            id_ = message_id(channel, str(view["id"]))
+            message = IncomingMessage(key, id_, person, text, attachments, None, str(place))
+            await self._desk.ask(message, SlackSurface(place, self._workspaces, self._posted))
+        except (PlaceGone, TryLater, Refused):
+            log.info("A question on Slack could not be answered in its place.")
+            await self._tell(workspace, channel, person.id, None, "I could not write there. Am I still a member of this channel?")
+
+    async def show_home(self, workspace: Workspace, user_id: str) -> None:
+        quota = await self._desk.quota(workspace.id, Author(user_id, user_id))
+        view = {
+            "type": "home",
+            "blocks": [
+                {"type": "header", "text": plain("Chat about pictures")},
+                {"type": "section", "text": {"type": "mrkdwn", "text": HELP}},
+                {"type": "divider"},
+                {"type": "section", "text": plain(quota)},
+            ],
+        }
+        try:
+            async with calling():
+                await workspace.client.views_publish(user_id=user_id, view=view)
+        except (PlaceGone, TryLater, Refused) as error:
+            log.info("The home on Slack could not be shown (%s).", error or type(error).__name__)
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _is_allowed(self, workspace: Workspace, person: Author, channel: str) -> bool:
+        return self._desk.is_allowed(person, workspace.id, {channel}, is_direct=channel.startswith("D"))
+
+    async def _refusal(self, workspace: Workspace, person: Author, channel: str) -> str | None:
+        if not self._is_allowed(workspace, person, channel):
+            return NOT_ALLOWED
+        try:
+            async with calling():
+                found = (await workspace.client.conversations_info(channel=channel)).get("channel") or {}
+        except (PlaceGone, Refused):
+            return _NOT_HERE
+        except TryLater:
+            return None  # it shows when we write
+        return None if found.get("is_member") or found.get("is_im") or found.get("is_mpim") else _NOT_HERE
+
+    async def _open_view(self, workspace: Workspace, body: Body, what: Body, refusal: str | None, *, asks_for_files: bool) -> None:
+        view: dict[str, Any] = {
+            "type": "modal",
+            "callback_id": ASK_VIEW,
+            "private_metadata": json.dumps(what),
+            "title": plain("Ask about an image"),
+            "close": plain("Close"),
+        }
+        if refusal is not None:
+            view["blocks"] = [{"type": "section", "text": plain(refusal)}]
+        else:
+            view |= {"submit": plain("Ask"), "blocks": _question_blocks(asks_for_files=asks_for_files)}
+        try:
+            async with calling():
+                await workspace.writing.views_open(trigger_id=str(body["trigger_id"]), view=view)
+        except (PlaceGone, TryLater, Refused) as error:
+            log.warning("A window on Slack could not be opened (%s).", error or type(error).__name__)
+
+    async def _tell(self, workspace: Workspace, channel: str, user_id: str, thread: str | None, sentence: str) -> None:
+        """For this person alone; in a direct message that is everybody."""
+        text = html.escape(sentence, quote=False)
+        try:
+            async with calling():
+                if channel.startswith("D"):
+                    sent = await workspace.writing.chat_postMessage(channel=channel, thread_ts=thread, text=text)
+                    self._posted.add(f"{workspace.id}/{channel}:{sent['ts']}")
+                else:
+                    await workspace.writing.chat_postEphemeral(channel=channel, user=user_id, thread_ts=thread, text=text)
+        except (PlaceGone, TryLater, Refused) as error:
+            log.info("A sentence for one person on Slack could not be sent (%s).", error or type(error).__name__)
+
+
+def is_word(post: Post) -> bool:
+    """Whether a message looks like one of our !words. They are not made up for after an absence."""
+    return post.text.strip().lower() in ("!reset", "!forget", "!quota", "!help")
+
+
+def _person(body: Body) -> Author:
+    user = body.get("user") or {}
+    return Author(str(user.get("id") or ""), str(user.get("name") or user.get("username") or user.get("id") or ""))
+
+
+def _question_blocks(*, asks_for_files: bool) -> list[dict[str, Any]]:
+    question = {
+        "type": "input",
+        "block_id": _QUESTION,
+        "optional": True,
+        "label": plain("Your question"),
+        "element": {
+            "type": "plain_text_input",
+            "action_id": _QUESTION,
+            "multiline": True,
+            "max_length": 3000,
+            "placeholder": plain("What is in this picture?"),
+        },
+    }
+    if not asks_for_files:
+        return [question]
+    pictures = {
+        "type": "input",
+        "block_id": _PICTURES,
+        "label": plain("Picture"),
+        "element": {"type": "file_input", "action_id": _PICTURES, "max_files": _MAX_FILES},
+    }
+    return [pictures, question]

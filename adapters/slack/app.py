@@ -1,0 +1,274 @@
+"""The Slack adapter: signs in, listens (Socket Mode or HTTP), and gives everything to its parts; the desk decides.
+
+Slack is told at once that something arrived; the work is done in tasks of our own. Whatever the app subscribes to without our
+needing it is acknowledged too, or Slack would send it four times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from datetime import datetime
+from typing import Any, Literal
+
+import aiohttp
+from aiohttp import web
+from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
+from slack_bolt.async_app import AsyncApp
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from adapters.access import Access
+from adapters.base import AdapterError, ThreadHandler, ThreadKey
+from adapters.desk import CatchUp, Desk, Post
+from adapters.pace import Pace
+from adapters.slack.actions import PLATFORM, Actions, is_word
+from adapters.slack.catch_up import read_missed
+from adapters.slack.checks import INSTALL_AGAIN, TokenError, about_scope, open_connection, sign_in
+from adapters.slack.connection import Socket
+from adapters.slack.events import Events
+from adapters.slack.files import Files
+from adapters.slack.listeners import add_listeners
+from adapters.slack.oauth import Installations
+from adapters.slack.place import Place, Posted, read_place
+from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
+from adapters.slack.surface import SlackSurface
+from adapters.slack.translate import Translator
+from adapters.slack.workspaces import Workspace, Workspaces, sdk_log, web_client
+from adapters.surface import PlaceGone, Surface, TryLater
+
+log = logging.getLogger(__name__)
+
+CHANNEL_SECONDS = 1.0  # chat.postMessage: about one a second in each channel
+WRITES_PER_SECOND = 1.6  # chat.appendStream: 100 in a minute
+_MAX_RETRY_SECONDS = 60.0
+_NEEDED_SCOPES = frozenset({"app_mentions:read", "chat:write"})
+
+
+class SlackAdapter:
+    """One app on Slack.
+
+    With `bot_token` it serves one workspace; with `client_id`, `client_secret` and `engine` all that install it. `api_url` is
+    another Web API than Slack's. `routes()` belong on the page's server in http mode, and for installing. `run` raises
+    AdapterError when a token is wrong or a right is missing without which nothing works.
+    """
+
+    name = PLATFORM
+
+    def __init__(
+        self,
+        bot_token: str | None,
+        app_token: str | None,
+        *,
+        api_url: str | None = None,
+        mode: Literal["socket", "http"] = "socket",
+        signing_secret: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        engine: AsyncEngine | None = None,
+        access: Access | None = None,
+        catch_up: CatchUp | None = None,
+        max_picture_bytes: int | None = None,
+    ) -> None:
+        self._bot_token = bot_token
+        self._app_token = app_token
+        self._api_url = api_url
+        self._mode = mode
+        self._signing_secret = signing_secret or ""
+        self._oauth = (client_id, client_secret) if client_id and client_secret else None
+        self._engine = engine
+        self._access = access or Access()
+        self._catch_up = catch_up or CatchUp()
+        self._max_picture_bytes = max_picture_bytes
+        self.started = asyncio.Event()
+        self.where = ""
+        self.remarks: tuple[str, ...] = ()
+        self._workspaces = Workspaces(api_url)
+        self._posted = Posted()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._bolt: AsyncApp | None = None
+
+    # -- the desk's Platform -----------------------------------------------------------------------------------------------
+
+    async def start(self, post: Post) -> tuple[ThreadKey, str]:
+        place = self._place(post)
+        return ThreadKey(PLATFORM, place.workspace, place.channel, place.thread), str(place)
+
+    def reply_place(self, post: Post) -> str:
+        return str(self._place(post))
+
+    def surface(self, reply_place: str) -> Surface:
+        return SlackSurface(read_place(reply_place), self._workspaces, self._posted)
+
+    @staticmethod
+    def _place(post: Post) -> Place:
+        return Place(post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2], post.author.id)
+
+    # -- serving -----------------------------------------------------------------------------------------------------------
+
+    def routes(self) -> list[web.RouteDef]:
+        """What Slack (and who installs the app) asks for; Bolt checks the signatures."""
+        routes = [web.post(EVENTS_PATH, self._on_request)] if self._mode == "http" else []
+        if self._oauth is not None:
+            routes += [web.get(INSTALL_PATH, self._on_install), web.get(REDIRECT_PATH, self._on_installed)]
+        return routes
+
+    async def run(self, handler: ThreadHandler) -> None:
+        async with aiohttp.ClientSession() as session:
+            installations = await self._open_installations()
+            if installations is None:
+                await self._sign_in()
+            else:
+                self._workspaces = Workspaces(self._api_url, installations.store)
+                self.where = "Slack, in every workspace that installs me"
+            pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
+            desk = Desk(self, handler, pace, access=self._access, catch_up=self._catch_up)
+            translator = Translator(Files(session, self._api_url, self._max_picture_bytes))
+            try:
+                async with self._listening(desk, handler, translator, installations) as connect:
+                    await desk.resume()
+                    await connect()
+                    self.started.set()
+                    await asyncio.Event().wait()
+            finally:
+                await self._finish(desk)
+
+    async def _finish(self, desk: Desk) -> None:
+        self._bolt = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await desk.close()
+
+    @contextlib.asynccontextmanager
+    async def _listening(
+        self, desk: Desk, handler: ThreadHandler, translator: Translator, installations: Installations | None
+    ) -> AsyncIterator[Any]:
+        """Yields a function that connects; from then on things arrive, until the end."""
+        actions = Actions(desk, handler, translator, self._workspaces, self._posted)
+        events = Events(desk, handler, translator, self._workspaces, actions)
+        bolt = self._bolt = AsyncApp(
+            name="threadsight",
+            client=web_client(None if installations is not None else self._bot_token, self._api_url),
+            signing_secret=self._signing_secret,
+            oauth_settings=None if installations is None else installations.settings,
+            request_verification_enabled=self._mode == "http",
+            attaching_conversation_kwargs_enabled=False,  # ours take none, and it fails on some events
+            logger=sdk_log,
+        )
+        add_listeners(bolt, events, actions, self._workspace, self._begin)
+
+        def on_connected() -> None:
+            self._begin(self._catch_up_on(desk, translator, installations))
+
+        if self._mode == "http":
+
+            async def connect() -> None:
+                on_connected()
+
+            yield connect
+        else:
+            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, desk.disconnected)
+            try:
+                yield socket.connect
+            finally:
+                await socket.close()
+
+    def _workspace(self, context: Any) -> Workspace:
+        """Where it happened: the workspace in which we are installed, also when the message came from another one's channel."""
+        if self._workspaces.only is not None:
+            return self._workspaces.only
+        authorized = context.authorize_result
+        return self._workspaces.learn(str(authorized.team_id or context.team_id), authorized.bot_user_id, authorized.bot_token)
+
+    async def _on_request(self, request: web.Request) -> web.Response:
+        if self._bolt is None:
+            return web.Response(status=503)
+        return await to_aiohttp_response(await self._bolt.async_dispatch(await to_bolt_request(request)))
+
+    async def _on_install(self, request: web.Request) -> web.Response:
+        flow = None if self._bolt is None else self._bolt.oauth_flow
+        if flow is None:
+            return web.Response(status=503)
+        return await to_aiohttp_response(await flow.handle_installation(await to_bolt_request(request)))
+
+    async def _on_installed(self, request: web.Request) -> web.Response:
+        flow = None if self._bolt is None else self._bolt.oauth_flow
+        if flow is None:
+            return web.Response(status=503)
+        return await to_aiohttp_response(await flow.handle_callback(await to_bolt_request(request)))
+
+    # -- starting ----------------------------------------------------------------------------------------------------------
+
+    async def _open_installations(self) -> Installations | None:
+        if self._oauth is None:
+            return None
+        if self._engine is None:
+            raise AdapterError("Several Slack workspaces need a database for their tokens.")
+        installations = Installations(*self._oauth, self._engine)
+        await installations.create_tables()
+        return installations
+
+    async def _sign_in(self) -> None:
+        """Raises AdapterError. While Slack cannot be reached, it is tried again."""
+        if self._bot_token is None:
+            raise AdapterError("Slack needs SLACK_BOT_TOKEN, or SLACK_CLIENT_ID and SLACK_CLIENT_SECRET for several workspaces.")
+        found = await _until_reached(lambda: sign_in(self._bot_token or "", self._api_url))
+        needed = sorted(_NEEDED_SCOPES & set(found.missing_scopes))
+        if needed:
+            raise AdapterError(" ".join([*(about_scope(scope) for scope in needed), INSTALL_AGAIN]))
+        if self._mode == "socket":
+            await _until_reached(lambda: open_connection(self._app_token or "", self._api_url))
+        self.remarks = tuple(f"Slack: {about_scope(scope)} {INSTALL_AGAIN}" for scope in found.missing_scopes)
+        self.where = f"Slack, as @{found.bot_name} in {found.team_name}"
+        self._workspaces.only = self._workspaces.learn(found.team_id, found.bot_user_id, self._bot_token)
+
+    async def _catch_up_on(self, desk: Desk, translator: Translator, installations: Installations | None) -> None:
+        since = await desk.missed_since()
+        desk.connected()
+        if since is None:
+            return
+        only = self._workspaces.only
+        workspaces = [] if only is None else [only]
+        if installations is not None:
+            for team_id in await installations.team_ids():
+                with contextlib.suppress(PlaceGone):
+                    workspaces.append(await self._workspaces.find(team_id))
+        await asyncio.gather(*(_answer_missed(desk, translator, workspace, since) for workspace in workspaces))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _answer_missed(desk: Desk, translator: Translator, workspace: Workspace, since: datetime) -> None:
+    posts = await read_missed(workspace, translator, since)
+    num_answered = await desk.answer_missed(post for post in posts if not is_word(post))
+    if num_answered:
+        log.info("Answered %d messages on Slack that were written while I was away.", num_answered)
+
+
+async def _until_reached(call: Any) -> Any:
+    seconds = 1.0
+    while True:
+        try:
+            return await call()
+        except TokenError as error:
+            raise AdapterError(str(error)) from error
+        except TryLater as later:
+            log.warning("Slack could not be reached; trying again.")
+            await asyncio.sleep(later.retry_after_seconds or seconds)
+            seconds = min(2 * seconds, _MAX_RETRY_SECONDS)
+        except PlaceGone as gone:
+            raise AdapterError("Slack does not let the app in any more. Is it still installed?") from gone
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except (PlaceGone, TryLater):
+        log.info("Something that happened on Slack could not be dealt with: its place is gone or Slack did not answer.")
+    except Exception:
+        log.exception("Something that happened on Slack could not be dealt with.")

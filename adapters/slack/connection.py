@@ -1,0 +1,67 @@
+"""The socket to Slack (Socket Mode): slack_sdk keeps it open; here it is noticed whether it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+
+import aiohttp
+from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
+from slack_bolt.async_app import AsyncApp
+
+from adapters.slack.workspaces import web_client
+
+PING_SECONDS = 5.0  # after four of them without an answer slack_sdk connects anew
+LOOK_SECONDS = 3.0
+
+
+class Socket:
+    """`on_connected` is called for every new connection, `on_disconnected` when there is none for a while."""
+
+    def __init__(
+        self,
+        bolt: AsyncApp,
+        app_token: str,
+        api_url: str | None,
+        on_connected: Callable[[], None],
+        on_disconnected: Callable[[], None],
+    ) -> None:
+        self._handler = AsyncSocketModeHandler(
+            bolt, app_token, web_client=web_client(app_token, api_url), ping_interval=PING_SECONDS
+        )
+        self._on_connected = on_connected
+        self._on_disconnected = on_disconnected
+        self._greeted = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self._handler.client.on_message_listeners.append(self._on_frame)
+
+    async def connect(self) -> None:
+        """Returns when Slack has said hello."""
+        await self._handler.connect_async()  # type: ignore[no-untyped-call]
+        self._watch = asyncio.create_task(self._watch_over())
+        await self._greeted.wait()
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._handler.close_async()  # type: ignore[no-untyped-call]
+        client = self._handler.client
+        # close() cancels these without waiting for them
+        tasks = [client.message_processor, client.current_session_monitor, client.message_receiver]
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+
+    async def _on_frame(self, message: aiohttp.WSMessage) -> None:
+        with contextlib.suppress(ValueError):
+            if json.loads(message.data).get("type") == "hello":
+                self._greeted.set()
+                self._on_connected()
+
+    async def _watch_over(self) -> None:
+        """slack_sdk tells of a connection that broke only by making a new one."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if not await self._handler.client.is_connected():
+                self._on_disconnected()

@@ -1,0 +1,151 @@
+"""Pictures that came with a Slack message, downloaded with the bot's token, in bounded size and time.
+
+The token goes to Slack's own hosts only, redirects included, and addresses are never logged. A download that the token may not make
+ends with status 200 and a sign-in page: that is told as what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from adapters.base import Attachment, AttachmentError
+from adapters.slack.workspaces import Refused, Workspace, calling
+from adapters.surface import PlaceGone, TryLater
+
+DOWNLOAD_SECONDS = 60.0
+_MAX_REDIRECTS = 3
+_CHUNK_BYTES = 64 * 1024
+_SIGN_IN_PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
+_NO_RIGHT = (
+    "Slack did not let me read it: I lack the right to read files here. Whoever installed me can add the scope files:read and "
+    "install me again"
+)
+_REASONS = {
+    "tombstone": "it was deleted",
+    "hidden_by_limit": "Slack hides it because this workspace has reached its storage limit",
+    "external": "it lies outside of Slack, where I cannot read it; please upload it here",
+    "file_not_found": "it is no longer there",
+    "file_deleted": "it was deleted",
+    "not_visible": "Slack does not show it to me",
+    "missing_scope": _NO_RIGHT,
+}
+
+Event = Mapping[str, Any]
+
+
+class Files:
+    """Turns Slack's file objects into attachments. `api_url`'s host may get the token too."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        api_url: str | None,
+        max_picture_bytes: int | None = None,
+        *,
+        download_seconds: float = DOWNLOAD_SECONDS,
+    ) -> None:
+        self._session = session
+        self._max_picture_bytes = max_picture_bytes
+        self._api_origin = None if api_url is None else URL(api_url).origin()
+        self._download_seconds = download_seconds
+
+    async def attachments(self, workspace: Workspace, files: Iterable[Event]) -> tuple[Attachment, ...]:
+        """One per file, in order. Files of which the event tells too little are looked up."""
+        return tuple(await asyncio.gather(*(self._attachment(workspace, file) for file in files)))
+
+    async def _attachment(self, workspace: Workspace, file: Event) -> Attachment:
+        if is_thin(file) and file.get("id"):
+            try:
+                async with calling():
+                    file = (await workspace.client.files_info(file=file["id"])).get("file") or file
+            except Refused as error:
+                return _unusable(file, _REASONS.get(error.word, f"Slack does not show it to me ({error.word})"))
+            except (PlaceGone, TryLater):
+                return _unusable(file, "Slack did not answer when I asked for it")
+        mode = "external" if file.get("is_external") else str(file.get("mode") or "")
+        if mode in _REASONS:
+            return _unusable(file, _REASONS[mode])
+        address = file.get("url_private_download") or file.get("url_private")
+        if not address:
+            return _unusable(file, "Slack does not show it to me")
+
+        async def fetch(max_bytes: int) -> bytes:
+            return await self._fetch(workspace.token, str(address), min(max_bytes, self._max_picture_bytes or max_bytes))
+
+        size = file.get("size")
+        return Attachment(name_of(file), fetch, size if isinstance(size, int) else None)
+
+    async def _fetch(self, token: str, address: str, max_bytes: int) -> bytes:
+        try:
+            async with asyncio.timeout(self._download_seconds):
+                return await self._download(token, URL(address), max_bytes)
+        except TimeoutError:
+            raise AttachmentError("the download took too long") from None
+        except aiohttp.ClientPayloadError:
+            raise AttachmentError("the download broke off") from None
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise AttachmentError("I could not reach Slack to download it") from None
+
+    async def _download(self, token: str, url: URL, max_bytes: int) -> bytes:
+        for _ in range(_MAX_REDIRECTS + 1):
+            if not self._is_slacks(url):
+                raise AttachmentError(_REASONS["external"])
+            headers = {"Authorization": f"Bearer {token}"}
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
+                    url = url.join(URL(response.headers["Location"]))
+                    continue
+                return await _read(response, max_bytes)
+        raise AttachmentError("Slack sent me in circles")
+
+    def _is_slacks(self, url: URL) -> bool:
+        if self._api_origin is not None and url.is_absolute() and url.origin() == self._api_origin:
+            return True
+        host = url.host or ""
+        return url.scheme == "https" and (host == "slack.com" or host.endswith(".slack.com"))
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    if response.status in (401, 403):
+        raise AttachmentError(_NO_RIGHT)
+    if response.status in (404, 410):
+        raise AttachmentError(_REASONS["file_not_found"])
+    if response.status != 200:
+        raise AttachmentError(f"Slack answered with the error {response.status}")
+    if (response.content_length or 0) > max_bytes:
+        raise AttachmentError(f"it is larger than {max_bytes / 10**6:.0f} MB")
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        data += chunk
+        if len(data) > max_bytes:
+            raise AttachmentError(f"it is larger than {max_bytes / 10**6:.0f} MB")
+    if response.content_type == "text/html" or _SIGN_IN_PAGE.match(data):
+        raise AttachmentError(_NO_RIGHT)
+    return bytes(data)
+
+
+def is_thin(file: Event) -> bool:
+    """Whether the event tells too little: an id alone, or a file of another organization (Slack Connect)."""
+    if file.get("mode") in ("tombstone", "hidden_by_limit"):
+        return False
+    return file.get("file_access") == "check_file_info" or not (file.get("url_private_download") or file.get("url_private"))
+
+
+def name_of(file: Event) -> str:
+    """A name that can stand in a sentence."""
+    name = str(file.get("name") or file.get("title") or "")
+    printable = "".join(character for character in name if character.isprintable())[:100].strip()
+    return printable or "the file"
+
+
+def _unusable(file: Event, reason: str) -> Attachment:
+    async def fetch(max_bytes: int) -> bytes:
+        raise AttachmentError(reason)
+
+    return Attachment(name_of(file), fetch)

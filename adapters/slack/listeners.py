@@ -1,0 +1,86 @@
+"""What Bolt calls when something arrives: acknowledge at once, begin the work, return.
+
+Arguments are named as Bolt names them. The last listener of each kind takes whatever is left, so that Slack does not send it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from slack_bolt.async_app import AsyncApp
+
+from adapters.slack.actions import ASK_VIEW, Actions
+from adapters.slack.events import Events
+from adapters.slack.setup import ASK_SHORTCUT, COMMAND
+from adapters.slack.workspaces import Workspace
+
+_GONE_EVENTS = ("channel_deleted", "channel_left", "group_deleted", "group_left")
+_ANY = re.compile(r".*", re.DOTALL)
+
+
+def add_listeners(
+    bolt: AsyncApp,
+    events: Events,
+    actions: Actions,
+    workspace_of: Callable[[Any], Workspace],
+    begin: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    """`workspace_of` takes Bolt's context; `begin` starts work in a task."""
+
+    async def on_message(event: dict[str, Any], context: Any) -> None:
+        begin(events.message(workspace_of(context), event))
+
+    async def on_gone(event: dict[str, Any], context: Any) -> None:
+        begin(events.left(workspace_of(context), event))
+
+    async def on_home(event: dict[str, Any], context: Any) -> None:
+        if event.get("tab") == "home":
+            begin(actions.show_home(workspace_of(context), str(event["user"])))
+
+    async def on_native_stop(event: dict[str, Any], context: Any) -> None:
+        begin(actions.native_stop(workspace_of(context), event))
+
+    async def on_button(ack: Any, body: dict[str, Any], context: Any) -> None:
+        await ack()
+        begin(actions.button(workspace_of(context), body))
+
+    async def on_shortcut(ack: Any, body: dict[str, Any], context: Any) -> None:
+        await ack()
+        begin(actions.open_question(workspace_of(context), body))
+
+    async def on_question(ack: Any, body: dict[str, Any], context: Any) -> None:
+        await ack()
+        begin(actions.answer_question(workspace_of(context), body))
+
+    async def on_command(ack: Any, body: dict[str, Any], context: Any, respond: Any) -> None:
+        await ack()
+
+        async def answer() -> None:
+            sentence = await actions.command(workspace_of(context), body)
+            if sentence is not None:
+                await respond(text=sentence, response_type="ephemeral")
+
+        begin(answer())
+
+    async def on_anything() -> None:
+        pass
+
+    async def on_any_action(ack: Any) -> None:
+        await ack()
+
+    for name in ("message", "app_mention"):
+        bolt.event(name)(on_message)
+    for name in _GONE_EVENTS:
+        bolt.event(name)(on_gone)
+    bolt.event("app_home_opened")(on_home)
+    bolt.event("agent_session_stopped")(on_native_stop)
+    bolt.event(_ANY)(on_anything)
+    bolt.action(re.compile(r"threadsight_.*"))(on_button)
+    bolt.action(_ANY)(on_any_action)
+    bolt.shortcut(ASK_SHORTCUT)(on_shortcut)
+    bolt.shortcut(_ANY)(on_any_action)
+    bolt.view(ASK_VIEW)(on_question)
+    bolt.view(_ANY)(on_any_action)
+    bolt.command(COMMAND)(on_command)

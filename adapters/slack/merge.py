@@ -1,0 +1,112 @@
+"""One post, one record, however Slack tells it.
+
+A mention makes two events, `message` and `app_mention`, in either order, with different content; one of them may be missing, any
+may come again, and the one that comes first may lack the files (https://github.com/slackapi/bolt-python/issues/925,
+https://github.com/slackapi/bolt-js/issues/2056). So all that is told about one (workspace, channel, ts) is put together, and only
+when a mention seems to have no file do we wait a moment for its other event, and then look once for ourselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from adapters.slack.files import is_thin
+
+WAIT_SECONDS = 1.0
+_MAX_RECORDS = 5_000
+
+Event = Mapping[str, Any]
+PostId = tuple[str, str, str]  # workspace, channel, ts
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known about one post. `event` is its newest event, with all files and whether any event said that it mentions us."""
+
+    id: PostId
+    event: dict[str, Any] = field(default_factory=dict)
+    is_mention: bool = False
+    kinds: set[str] = field(default_factory=set)
+    is_delivered: bool = False
+    told_all: asyncio.Event = field(default_factory=asyncio.Event)
+    is_waiting: bool = False
+
+    def add(self, event: Event, *, is_mention: bool) -> bool:
+        """True when this told something that matters: a mention or a file."""
+        files = {str(file.get("id")): file for file in self.event.get("files") or ()}
+        num_before, was_mention = len(files), self.is_mention
+        for file in event.get("files") or ():
+            known = files.get(str(file.get("id")))
+            if known is None or (is_thin(known) and not is_thin(file)):
+                files[str(file.get("id"))] = file
+        self.event = {**self.event, **event, "files": list(files.values())}
+        self.is_mention = was_mention or is_mention
+        self.kinds.add(str(event.get("type")))
+        return len(files) > num_before or self.is_mention > was_mention
+
+    @property
+    def is_complete(self) -> bool:
+        if self.event["files"] or len(self.kinds) > 1:
+            return True
+        if self.event.get("subtype") == "file_share":
+            return False
+        return not self.is_mention or self.event.get("channel_type") == "im"  # where nobody is mentioned, one event tells all
+
+
+class Merger:
+    """`deliver(record, is_late)` is called once per post; again, with `is_late`, only when an event tells of more after that.
+
+    `look_up` asks Slack for the whole message, and returns None when it cannot say. `pause` is how long the other event may take.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[Record, bool], Awaitable[None]],
+        look_up: Callable[[PostId, Event], Awaitable[Event | None]],
+        pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(WAIT_SECONDS),
+    ) -> None:
+        self._deliver = deliver
+        self._look_up = look_up
+        self._pause = pause
+        self._records: OrderedDict[PostId, Record] = OrderedDict()
+
+    async def take(self, id_: PostId, event: Event, *, is_mention: bool) -> None:
+        """An event about a post has come. Returns when the post was delivered, or some earlier event's call will do it."""
+        record = self._records.get(id_)
+        if record is None:
+            record = self._records[id_] = Record(id_)
+            if len(self._records) > _MAX_RECORDS:
+                self._records.popitem(last=False)
+        is_news = record.add(event, is_mention=is_mention)
+        if record.is_delivered:
+            if is_news:
+                await self._deliver(record, True)
+            return
+        if record.is_complete:
+            record.told_all.set()
+        if record.is_waiting:
+            return
+        record.is_waiting = True
+        if not record.is_complete:
+            await self._wait(record)
+        if not record.is_complete:
+            whole = await self._look_up(id_, record.event)
+            if whole is not None:
+                record.add({**whole, "type": record.event["type"]}, is_mention=False)
+        record.is_delivered = True
+        await self._deliver(record, False)
+
+    async def _wait(self, record: Record) -> None:
+        waits: list[asyncio.Future[object]] = [
+            asyncio.ensure_future(record.told_all.wait()),
+            asyncio.ensure_future(self._pause()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

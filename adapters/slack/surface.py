@@ -1,0 +1,296 @@
+"""An answer's place: a thread on Slack.
+
+Text is streamed (chat.startStream, appendStream, stopStream) as long as it only grows and the stream lives; Slack ends a stream
+after about five minutes, and a restart forgets it: then the whole text is written by chat.update. A stream can carry no button
+before its end, so a small message with Stop stands beside it meanwhile and is deleted at its end; it is part of the reply id
+(`channel:ts+ts`), so that it is found after a restart too. A page that only says where the question waits is an ordinary message,
+which becomes that small message once the text begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.slack.blocks import Block, foot_blocks, page_blocks
+from adapters.slack.markup import fallback, harmless
+from adapters.slack.place import Place, Posted
+from adapters.slack.workspaces import Refused, Unknown, Workspace, Workspaces, calling
+from adapters.surface import Control, Page, PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+MAX_PAGE_CHARS = 8_000  # Slack takes 12,000 in one call and block, and `harmless` may make it half as long again
+STATUS_SECONDS = 60.0  # Slack drops a status after two minutes
+STOP_AFTER_SECONDS = 2.0  # a short answer ends before anybody could press Stop
+UPDATE_SECONDS = 3.0  # chat.update is counted for the whole workspace, 50 in a minute
+_CLOCK_SKEW_SECONDS = 30.0
+_STATUS = "is looking at it …"
+_WRITING = "I am writing …"
+_BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "msg_too_long", "block_mismatch"})
+_STREAMING = frozenset({"streaming_state_conflict", "message_in_streaming_state", "cant_update_streaming_message"})
+
+
+@dataclass(slots=True)
+class _Stream:
+    sent: str
+    started_at: float
+    is_alive: bool = True
+
+
+class SlackSurface:
+    """`clock` is monotonic, in seconds."""
+
+    max_page_chars = MAX_PAGE_CHARS
+
+    def __init__(self, place: Place, workspaces: Workspaces, posted: Posted, clock: Callable[[], float] = time.monotonic) -> None:
+        self.channel = f"{place.workspace}/{place.channel}"
+        self._place = place
+        self._workspaces = workspaces
+        self._posted = posted
+        self._clock = clock
+        self._streams: dict[str, _Stream] = {}
+        self._waiting: set[str] = set()
+        self._updated_at: dict[str, float] = {}
+        self._status_until: float | None = None
+        self._lost_at: float | None = None  # when a message was sent of which we do not know whether it stands
+        self._can_stream = True
+
+    async def show_typing(self) -> None:
+        """A status under the thread; Slack takes it away when a message comes or after two minutes."""
+        if self._status_until is not None and self._clock() < self._status_until:
+            return
+        self._status_until = self._clock() + STATUS_SECONDS
+        await self._set_status(_STATUS)
+
+    async def post(self, page: Page) -> str:
+        workspace = await self._workspaces.find(self._place.workspace)
+        ts = await self._find_lost(workspace)
+        if ts is not None:
+            await self._update(workspace, ts, page)
+        elif page.is_open and page.text.strip() and self._can_stream:
+            ts = await self._start_stream(workspace, page)
+        if ts is None:
+            ts = await self._send(workspace, page, page_blocks(page))
+        if page.is_open and not page.text.strip():
+            self._waiting.add(ts)
+        if not page.is_open:
+            await self._clear_status()
+        return self._reply_id(ts)
+
+    async def edit(self, reply_id: str, page: Page) -> str | None:
+        workspace = await self._workspaces.find(self._place.workspace)
+        ts, stop_ts = self._parts(reply_id)
+        if ts in self._waiting and page.is_open and page.text.strip() and self._can_stream:
+            stream_ts = await self._find_lost(workspace) or await self._start_stream(workspace, page)
+            if stream_ts is not None:
+                self._waiting.discard(ts)
+                await self._offer_stop(workspace, page, ts)
+                return self._reply_id(stream_ts, ts)
+        stream = self._streams.get(ts)
+        if stream is None or not stream.is_alive or not await self._stream(workspace, ts, stream, page):
+            await self._update(workspace, ts, page)
+            stream = None
+        if page.is_open and stream is not None:
+            is_long = self._clock() - stream.started_at >= STOP_AFTER_SECONDS
+            if stop_ts is None and is_long and Control.STOP in page.controls:
+                stop_ts = await self._offer_stop(workspace, page)
+        elif stop_ts is not None:
+            await self._delete(workspace, stop_ts)
+            stop_ts = None
+        if not page.is_open:
+            self._streams.pop(ts, None)
+            self._waiting.discard(ts)
+            await self._clear_status()
+        changed = self._reply_id(ts, stop_ts)
+        return changed if changed != reply_id else None
+
+    async def delete(self, reply_id: str) -> None:
+        workspace = await self._workspaces.find(self._place.workspace)
+        for ts in self._parts(reply_id):
+            if ts is not None:
+                await self._delete(workspace, ts)
+
+    # -- streams -----------------------------------------------------------------------------------------------------------
+
+    async def _start_stream(self, workspace: Workspace, page: Page) -> str | None:
+        """Returns None when this place takes no streams."""
+        text = harmless(page.text)
+        try:
+            with self._may_get_lost():
+                async with calling():
+                    response = await workspace.writing.chat_startStream(
+                        channel=self._place.channel,
+                        thread_ts=self._place.thread,
+                        markdown_text=text,
+                        recipient_user_id=self._place.user or None,
+                        recipient_team_id=self._place.workspace,
+                    )
+        except Refused as error:
+            log.info("Slack takes no stream here (%s); the answer is written by updates.", error.word)
+            self._can_stream = False
+            return None
+        ts = self._remember(response["ts"])
+        self._streams[ts] = _Stream(text, self._clock())
+        return ts
+
+    async def _stream(self, workspace: Workspace, ts: str, stream: _Stream, page: Page) -> bool:
+        """Write what is new; False when that cannot be done by the stream any more."""
+        text = harmless(page.text)
+        if text.startswith(stream.sent) and not (page.is_open and page.status):
+            rest = text[len(stream.sent) :]
+        elif not page.is_open and stream.sent.startswith(text) and not stream.sent[len(text) :].strip():
+            rest = ""  # only spaces at its end were dropped
+        else:
+            await self._end_stream(workspace, ts)
+            stream.is_alive = False
+            return False
+        if page.is_open and not rest:
+            return True
+        stream.is_alive = False  # until it is known to have been taken
+        here: dict[str, Any] = {"channel": self._place.channel, "ts": ts}
+        try:
+            async with calling():
+                if page.is_open:
+                    await workspace.writing.chat_appendStream(**here, markdown_text=rest)
+                else:
+                    await workspace.writing.chat_stopStream(**here, markdown_text=rest or None, blocks=foot_blocks(page) or None)
+        except Refused as error:
+            log.info("A stream on Slack has ended early (%s); the answer goes on by updates.", error.word)
+            return False
+        except Unknown:
+            raise
+        except TryLater:
+            stream.is_alive = True
+            raise
+        stream.sent, stream.is_alive = stream.sent + rest, page.is_open
+        return True
+
+    async def _end_stream(self, workspace: Workspace, ts: str) -> None:
+        with contextlib.suppress(Refused):  # it has ended already
+            async with calling():
+                await workspace.client.chat_stopStream(channel=self._place.channel, ts=ts)
+
+    async def _offer_stop(self, workspace: Workspace, page: Page, ts: str | None = None) -> str | None:
+        """A message with the button beside the stream: `ts` is made one, or a new one is sent. The answer can do without."""
+        beside = Page("", status=_WRITING, controls=(Control.STOP,), turn_id=page.turn_id)
+        with contextlib.suppress(PlaceGone, TryLater, Refused):
+            if ts is not None:
+                await self._update(workspace, ts, beside)
+                return ts
+            return await self._send(workspace, beside, foot_blocks(beside), is_answer=False)
+        return None
+
+    # -- messages ----------------------------------------------------------------------------------------------------------
+
+    async def _send(self, workspace: Workspace, page: Page, blocks: list[Block], *, is_answer: bool = True) -> str:
+        with self._may_get_lost() if is_answer else contextlib.nullcontext():
+            response = await self._write(workspace.writing.chat_postMessage, page, blocks, thread_ts=self._place.thread)
+        return self._remember(response["ts"])
+
+    async def _update(self, workspace: Workspace, ts: str, page: Page) -> None:
+        """Write the whole page; a page that will change again gives way to the rate limit."""
+        updated_at = self._updated_at.get(ts)
+        if page.is_open and updated_at is not None and self._clock() - updated_at < UPDATE_SECONDS:
+            return
+        self._updated_at[ts] = self._clock()
+        try:
+            await self._write(workspace.client.chat_update, page, page_blocks(page), ts=ts)
+        except _StillStreaming:
+            await self._end_stream(workspace, ts)
+            await self._write(workspace.client.chat_update, page, page_blocks(page), ts=ts)
+
+    async def _write(self, call: Callable[..., Any], page: Page, blocks: list[Block], **where: str) -> Any:
+        words = page.text or page.status or " ".join(page.notices) or "…"
+        here: dict[str, Any] = {"channel": self._place.channel, **where}
+        if "thread_ts" in where:
+            here |= {"unfurl_links": False, "unfurl_media": False}
+        try:
+            async with calling():
+                return await call(**here, text=fallback(words), blocks=blocks)
+        except Refused as error:
+            if error.word in _STREAMING:
+                raise _StillStreaming from error
+            if error.word not in _BAD_BLOCKS:
+                log.error("Slack does not let me write an answer: %s.", error.word)
+                raise PlaceGone from error
+            log.warning("Slack did not take an answer's layout (%s); it is sent as plain Markdown.", error.word)
+        try:
+            async with calling():
+                return await call(**here, markdown_text=harmless("\n\n".join([page.text, *page.notices])), blocks=None)
+        except Refused as error:
+            log.error("Slack does not take an answer: %s.", error.word)
+            raise PlaceGone from error
+
+    async def _delete(self, workspace: Workspace, ts: str) -> None:
+        with contextlib.suppress(PlaceGone, Refused):
+            async with calling():
+                await workspace.client.chat_delete(channel=self._place.channel, ts=ts)
+
+    @contextlib.contextmanager
+    def _may_get_lost(self) -> Any:
+        sent_at = time.time()
+        try:
+            yield
+        except Unknown:
+            self._lost_at = min(sent_at, self._lost_at or sent_at)
+            raise
+
+    async def _find_lost(self, workspace: Workspace) -> str | None:
+        """A message of which we heard nothing, if it does stand there: it is used instead of a second one."""
+        if self._lost_at is None:
+            return None
+        oldest = f"{self._lost_at - _CLOCK_SKEW_SECONDS:.6f}"
+        messages: list[Any] = []
+        with contextlib.suppress(Refused):
+            async with calling():
+                response = await workspace.client.conversations_replies(
+                    channel=self._place.channel, ts=self._place.thread, oldest=oldest, limit=100
+                )
+                messages = list(response.get("messages") or ())
+        self._lost_at = None
+        for message in messages:
+            ts = str(message.get("ts"))
+            is_new = float(ts) >= float(oldest) and f"{self.channel}:{ts}" not in self._posted
+            if is_new and message.get("user") == workspace.bot_user_id:
+                return self._remember(ts)
+        return None
+
+    # -- status ------------------------------------------------------------------------------------------------------------
+
+    async def _clear_status(self) -> None:
+        if self._status_until is not None:
+            self._status_until = None
+            with contextlib.suppress(PlaceGone, TryLater):
+                await self._set_status("")
+
+    async def _set_status(self, status: str) -> None:
+        workspace = await self._workspaces.find(self._place.workspace)
+        with contextlib.suppress(PlaceGone, TryLater, Refused):  # nice to have: not every workspace has it
+            async with calling():
+                await workspace.client.assistant_threads_setStatus(
+                    channel_id=self._place.channel, thread_ts=self._place.thread, status=status
+                )
+
+    # -- ids ---------------------------------------------------------------------------------------------------------------
+
+    def _remember(self, ts: str) -> str:
+        self._posted.add(f"{self.channel}:{ts}")
+        self._status_until = None  # a new message has taken it away
+        return ts
+
+    def _reply_id(self, ts: str, stop_ts: str | None = None) -> str:
+        return f"{self._place.channel}:{ts}" + (f"+{stop_ts}" if stop_ts else "")
+
+    @staticmethod
+    def _parts(reply_id: str) -> tuple[str, str | None]:
+        ts, _, stop_ts = reply_id.rpartition(":")[2].partition("+")
+        return ts, stop_ts or None
+
+
+class _StillStreaming(TryLater):
+    """The message is a stream that an earlier run of the program began."""

@@ -1,0 +1,136 @@
+"""Slack's messages as the desk's posts, and what has to be asked of Slack to understand them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from adapters.base import Attachment, Author, LookBack
+from adapters.desk import Post
+from adapters.slack.files import Files
+from adapters.slack.markup import to_plain
+from adapters.slack.workspaces import Refused, Workspace, calling
+from adapters.surface import PlaceGone, TryLater
+
+# What people write. Everything else with a subtype is written by Slack or a bot, or tells of a change.
+PEOPLES_SUBTYPES = frozenset({None, "file_share", "thread_broadcast", "me_message"})
+_NUM_LOOKED_BACK = 100
+_FILE_LINK = re.compile(r"https://[a-z0-9.-]+\.slack\.com/files/[A-Z0-9]+/(F[A-Z0-9]+)(?:/[^\s<>|]*)?")
+
+Event = Mapping[str, Any]
+
+
+def is_automatic(event: Event, bot_user_id: str) -> bool:
+    """Whether no person wrote it."""
+    user = event.get("user")
+    if event.get("subtype") not in PEOPLES_SUBTYPES or event.get("bot_id") or event.get("hidden"):
+        return True
+    return not user or user in (bot_user_id, "USLACKBOT")
+
+
+def message_id(channel: str, ts: str) -> str:
+    return f"{channel}:{ts}"
+
+
+def is_direct(channel: str, event: Event) -> bool:
+    """Whether it is said to us alone. Messages that were looked up do not tell the kind of their channel; the id does."""
+    return event.get("channel_type") == "im" or ("channel_type" not in event and channel.startswith("D"))
+
+
+def author_of(event: Event) -> Author:
+    profile = event.get("user_profile") or {}
+    user_id = str(event.get("user") or "")
+    return Author(user_id, str(profile.get("display_name") or profile.get("real_name") or user_id))
+
+
+class Translator:
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    async def post(self, workspace: Workspace, channel: str, event: Event, *, is_mention: bool) -> Post:
+        ts, thread_ts = str(event["ts"]), event.get("thread_ts")
+        return Post(
+            workspace=workspace.id,
+            channel=channel,
+            thread=str(thread_ts) if thread_ts and thread_ts != ts else None,
+            message_id=message_id(channel, ts),
+            author=author_of(event),
+            text=to_plain(str(event.get("text") or ""), workspace.bot_user_id),
+            sent_at=datetime.fromtimestamp(float(ts), UTC),
+            is_mention=is_mention,
+            is_direct=is_direct(channel, event),
+            is_automatic=is_automatic(event, workspace.bot_user_id),
+            attachments=await self.attachments(workspace, event),
+            look_back=self._look_back(workspace, channel, event),
+        )
+
+    async def attachments(self, workspace: Workspace, event: Event) -> tuple[Attachment, ...]:
+        """What was uploaded with it, what a message that it shares had, and files of this workspace that it links to."""
+        uploaded = list(event.get("files") or ())
+        for shared in event.get("attachments") or ():
+            uploaded += shared.get("files") or ()
+        known = {str(file.get("id")) for file in uploaded}
+        linked = {match[1]: match[0] for match in _FILE_LINK.finditer(str(event.get("text") or "")) if match[1] not in known}
+        attachments = await self._files.attachments(workspace, uploaded)
+        from_links = await self._files.attachments(workspace, [{"id": file_id, "name": "the linked file"} for file_id in linked])
+        return attachments + tuple(
+            Attachment(attachment.name, attachment.fetch, attachment.size, link)
+            for attachment, link in zip(from_links, linked.values(), strict=True)
+        )
+
+    def _look_back(self, workspace: Workspace, channel: str, event: Event) -> LookBack | None:
+        """The newest earlier picture of the thread, or of a direct message's conversation."""
+        ts, thread_ts = str(event["ts"]), event.get("thread_ts")
+        is_in_thread = bool(thread_ts) and thread_ts != ts
+        if not is_in_thread and not is_direct(channel, event):
+            return None
+
+        async def look_back() -> Sequence[Attachment]:
+            found = await read_thread(workspace, channel, str(thread_ts), latest=ts) if is_in_thread else []
+            if not any(message.get("files") for message in found) and is_direct(channel, event):
+                found = await read_channel(workspace, channel, latest=ts)
+            for message in sorted(found, key=lambda message: float(message["ts"]), reverse=True):
+                if message["ts"] != ts and message.get("user") != workspace.bot_user_id:
+                    attachments = await self.attachments(workspace, {"files": message.get("files")})
+                    if attachments:
+                        return attachments
+            return ()
+
+        return look_back
+
+
+async def read_message(workspace: Workspace, channel: str, ts: str, thread_ts: str | None) -> Event | None:
+    """The message as Slack has it now; None when it is gone or cannot be read."""
+    if thread_ts and thread_ts != ts:
+        messages = await read_thread(workspace, channel, thread_ts, oldest=ts, latest=ts)
+    else:
+        messages = await read_channel(workspace, channel, latest=ts, limit=1)
+    return next((message for message in messages if message.get("ts") == ts), None)
+
+
+async def read_thread(
+    workspace: Workspace, channel: str, thread_ts: str, *, oldest: str = "0", latest: str | None = None
+) -> list[Event]:
+    """Messages of the thread, its first one always included; empty when it cannot be read."""
+    try:
+        async with calling():
+            response = await workspace.client.conversations_replies(
+                channel=channel, ts=thread_ts, oldest=oldest, latest=latest, inclusive=True, limit=_NUM_LOOKED_BACK
+            )
+    except (PlaceGone, TryLater, Refused):
+        return []
+    return list(response.get("messages") or ())
+
+
+async def read_channel(
+    workspace: Workspace, channel: str, *, latest: str | None = None, limit: int = _NUM_LOOKED_BACK
+) -> list[Event]:
+    """The newest messages up to `latest`, without those inside threads; empty when it cannot be read."""
+    try:
+        async with calling():
+            response = await workspace.client.conversations_history(channel=channel, latest=latest, inclusive=True, limit=limit)
+    except (PlaceGone, TryLater, Refused):
+        return []
+    return list(response.get("messages") or ())

@@ -1,0 +1,172 @@
+"""Who we are in each workspace, and how Slack is called there.
+
+Slack says what went wrong with HTTP 200 and a word; `calling` turns these words into what the rest of the program understands:
+`PlaceGone`, `TryLater`, or `Refused` with Slack's word. What was written may stand although the call failed, so only calls that may
+be repeated use `client`; the others use `writing`, which tries again only when Slack has said that it did nothing (429).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.http_retry.async_handler import AsyncRetryHandler
+from slack_sdk.http_retry.builtin_async_handlers import (
+    AsyncConnectionErrorRetryHandler,
+    AsyncRateLimitErrorRetryHandler,
+    AsyncServerErrorRetryHandler,
+)
+from slack_sdk.oauth.installation_store.async_installation_store import AsyncInstallationStore
+from slack_sdk.web.async_client import AsyncWebClient
+
+from adapters.surface import PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+DEFAULT_API_URL = "https://slack.com/api/"
+CALL_SECONDS = 30
+
+# The SDK's own loggers write whole messages at DEBUG; ours never does.
+sdk_log = logging.getLogger("adapters.slack.sdk")
+sdk_log.setLevel(logging.WARNING)
+
+_GONE = frozenset(
+    {
+        *("channel_not_found", "not_in_channel", "is_archived", "message_not_found", "thread_not_found", "cant_update_message"),
+        *("cant_delete_message", "edit_window_closed", "no_permission", "restricted_action", "restricted_action_thread_locked"),
+        *("account_inactive", "token_revoked", "invalid_auth", "not_authed", "team_not_found", "user_not_found", "access_denied"),
+        *("restricted_action_read_only_channel", "restricted_action_non_threadable_channel", "cannot_reply_to_message"),
+    }
+)
+_LATER = frozenset(
+    {"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"}
+)
+_UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, SlackClientError)  # SlackApiError is dealt with before
+
+
+class Refused(Exception):
+    """Slack did not do it. `word` is its own name for the reason."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class Unknown(TryLater):
+    """The connection broke: it may have been done all the same."""
+
+
+def word_of(error: SlackApiError) -> str:
+    """Slack's word for the error; empty when it sent something else than its own answer, such as an HTML page."""
+    try:
+        return str(error.response.get("error") or "")
+    except (AttributeError, TypeError, ValueError):
+        return ""
+
+
+def status_of(error: SlackApiError) -> int:
+    response: Any = error.response
+    return int(getattr(response, "status_code", 0) or getattr(response, "status", 0) or 0)
+
+
+@contextlib.asynccontextmanager
+async def calling() -> AsyncIterator[None]:
+    """Around calls of the Web API. Raises PlaceGone, TryLater or Refused, and nothing else of Slack's."""
+    try:
+        yield
+    except SlackApiError as error:
+        word, status = word_of(error), status_of(error)
+        if status == 429 or word in ("ratelimited", "rate_limited"):
+            raise TryLater(_retry_after(error)) from error
+        if word in _LATER or status >= 500:
+            raise Unknown from error
+        if word in _GONE:
+            raise PlaceGone from error
+        raise Refused(word or f"HTTP {status}") from error
+    except _UNREACHABLE as error:
+        raise Unknown from error
+
+
+def _retry_after(error: SlackApiError) -> float | None:
+    headers: Any = getattr(error.response, "headers", None) or {}
+    for name, value in headers.items():
+        if name.lower() == "retry-after":
+            with contextlib.suppress(ValueError):
+                return float(value)
+    return None
+
+
+def web_client(token: str | None, api_url: str | None, *, is_repeatable: bool = True) -> AsyncWebClient:
+    handlers: list[AsyncRetryHandler] = [AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
+    if is_repeatable:
+        handlers += [AsyncServerErrorRetryHandler(), AsyncConnectionErrorRetryHandler()]
+    return AsyncWebClient(
+        token=token, base_url=api_url or DEFAULT_API_URL, timeout=CALL_SECONDS, retry_handlers=handlers, logger=sdk_log
+    )
+
+
+@dataclass(slots=True)
+class Workspace:
+    """`id` is Slack's team id. `admins` remembers who may press other people's buttons."""
+
+    id: str
+    bot_user_id: str
+    token: str = field(repr=False)
+    client: AsyncWebClient = field(repr=False)
+    writing: AsyncWebClient = field(repr=False)
+    admins: dict[str, tuple[float, bool]] = field(default_factory=dict, repr=False)
+
+    async def is_admin(self, user_id: str) -> bool:
+        """Whether this person runs the workspace; kept for ten minutes."""
+        now = asyncio.get_running_loop().time()
+        known = self.admins.get(user_id)
+        if known is not None and known[0] > now:
+            return known[1]
+        try:
+            async with calling():
+                user = (await self.client.users_info(user=user_id)).get("user") or {}
+        except (PlaceGone, TryLater, Refused):
+            return False
+        is_admin = any(bool(user.get(right)) for right in ("is_admin", "is_owner", "is_primary_owner"))
+        self.admins[user_id] = now + 600, is_admin
+        return is_admin
+
+
+class Workspaces:
+    """All workspaces that we were installed in. One by its token, or several by the installations that are kept."""
+
+    def __init__(self, api_url: str | None, store: AsyncInstallationStore | None = None) -> None:
+        self._api_url = api_url
+        self._store = store
+        self._known: dict[str, Workspace] = {}
+        self.only: Workspace | None = None
+
+    def learn(self, team_id: str, bot_user_id: str, token: str) -> Workspace:
+        known = self._known.get(team_id)
+        if known is None or known.token != token:
+            known = self._known[team_id] = Workspace(
+                team_id,
+                bot_user_id,
+                token,
+                web_client(token, self._api_url),
+                web_client(token, self._api_url, is_repeatable=False),
+            )
+        return known
+
+    async def find(self, team_id: str) -> Workspace:
+        """Raises PlaceGone when we are not (any more) installed there."""
+        known = self._known.get(team_id)
+        if known is not None:
+            return known
+        bot = None
+        if self._store is not None:
+            bot = await self._store.async_find_bot(enterprise_id=None, team_id=team_id, is_enterprise_install=False)
+        if bot is None or not bot.bot_token or not bot.bot_user_id:
+            raise PlaceGone
+        return self.learn(team_id, bot.bot_user_id, bot.bot_token)
