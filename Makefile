@@ -18,9 +18,10 @@ endif
 
 # Running needs an extra only when the environment or .env asks for it. Only whether a variable is set is looked at.
 is_set = $(shell if [ -n "$${$(1):-}" ] || grep -Eqs '^[[:space:]]*(export[[:space:]]+)?$(1)[[:space:]]*=[[:space:]]*["'\'']?$(2)' .env; then echo yes; fi)
-RUN_EXTRAS := $(strip \
+RUN_EXTRAS := $(sort \
 	$(if $(call is_set,DISCORD_TOKEN,[^"'\''[:space:]#]),discord) \
 	$(if $(call is_set,SLACK_BOT_TOKEN,[^"'\''[:space:]#]),slack) \
+	$(if $(call is_set,SLACK_CLIENT_ID,[^"'\''[:space:]#]),slack) \
 	$(if $(call is_set,THREADSIGHT_QUANTIZATION,[48Aa]),quantization) \
 	$(if $(call is_set,THREADSIGHT_DATABASE_URL,postgres),postgres))
 empty :=

@@ -17,14 +17,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from pathlib import Path
 from typing import IO, Any
 
-from adapters.base import Adapter
-from adapters.web import WebAdapter
-from bot.chats import Chats
+from adapters.base import Adapter, AnnouncedAdapter
 from bot.config import Settings
 from bot.database import StoreError
+from bot.limits import Limits
 from bot.model import LocalModel
 from bot.pictures import FetchLink, PictureReader, fetch_public_link
+from bot.platforms import platform_adapters
 from bot.store import Store
+from bot.thread_chats import ThreadChats
 from bot.writer import AnswerWriter
 from model_server.loop import InferenceLoop
 from model_server.remote.connection import RemoteServer
@@ -79,7 +80,7 @@ async def open_chats(
     hurry: asyncio.Event | None = None,
     open_model: OpenModel = open_model,
     fetch_link: FetchLink = fetch_public_link,
-) -> AsyncIterator[tuple[Chats, LocalModel]]:
+) -> AsyncIterator[tuple[ThreadChats, LocalModel]]:
     """The store, the model and the chats over both; at the end running answers get `settings.shutdown_grace_seconds`."""
     store = await Store.open(store_url)
     try:
@@ -87,7 +88,8 @@ async def open_chats(
         model = await open_model(settings)
         try:
             writer = AnswerWriter(store, model, settings.max_new_tokens, settings.temperature)
-            chats = Chats(store, model, PictureReader(settings.max_picture_bytes, fetch_link), writer)
+            pictures = PictureReader(settings.max_picture_bytes, fetch_link)
+            chats = ThreadChats(store, model, pictures, writer, _limits(settings))
             try:
                 yield chats, model
             finally:
@@ -111,7 +113,7 @@ async def run(
     """`threadsight run`: serve until a signal (or `stop`) says otherwise. Raises what made it end too early, as a group."""
     stop, hurry = stop or asyncio.Event(), asyncio.Event()
     if adapters is None:
-        adapters = [_web_adapter(settings)]
+        adapters = platform_adapters(settings)
     chats_over_store = open_chats(settings, settings.store_url, hurry=hurry, open_model=open_model)
     async with _only_one(settings.data_dir), chats_over_store as (chats, model):
         with _on_signals(stop, hurry):
@@ -122,9 +124,8 @@ async def run(
                 async with asyncio.TaskGroup() as tasks:
                     helpers = [tasks.create_task(model.wait_failed())]
                     helpers += [tasks.create_task(adapter.run(chats)) for adapter in adapters]
-                    helpers += [
-                        tasks.create_task(_announce(adapter, tell)) for adapter in adapters if isinstance(adapter, WebAdapter)
-                    ]
+                    announced = [adapter for adapter in adapters if isinstance(adapter, AnnouncedAdapter)]
+                    helpers += [tasks.create_task(_announce(adapter, tell)) for adapter in announced]
                     if settings.retention_days:
                         helpers.append(tasks.create_task(chats.purge_forever(settings.retention_days)))
                     await stop.wait()
@@ -181,7 +182,7 @@ async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def passing_chats(settings: Settings, *, open_model: OpenModel = open_model) -> AsyncIterator[Chats]:
+async def passing_chats(settings: Settings, *, open_model: OpenModel = open_model) -> AsyncIterator[ThreadChats]:
     """Chats that leave no trace, for the terminal: their database lies in a folder that is deleted at the end."""
     model = await open_model(settings)  # first, so that nothing lies around yet when somebody gets tired of waiting
 
@@ -195,14 +196,16 @@ async def passing_chats(settings: Settings, *, open_model: OpenModel = open_mode
             yield chats
 
 
-def _web_adapter(settings: Settings) -> WebAdapter:
-    token = None if settings.web_token is None else settings.web_token.get_secret_value()
-    return WebAdapter(settings.web_host, settings.web_port, token, max_picture_bytes=settings.max_picture_bytes)
+def _limits(settings: Settings) -> Limits:
+    per_role = {role_id: number or None for role_id, number in settings.role_limits.items()}
+    return Limits(settings.questions_per_day or None, per_role, settings.waiting_per_person)
 
 
-async def _announce(adapter: WebAdapter, tell: Tell) -> None:
+async def _announce(adapter: AnnouncedAdapter, tell: Tell) -> None:
     await adapter.started.wait()
-    tell(f"Threadsight is ready: {adapter.url}")
+    tell(f"Threadsight is ready: {adapter.where}")
+    for remark in adapter.remarks:
+        log.warning("%s", remark)
 
 
 @contextlib.asynccontextmanager

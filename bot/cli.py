@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_bench(settings, options))
         if options.command == "doctor":
             return asyncio.run(_doctor(settings))
+        if options.command == "setup":
+            return asyncio.run(_setup(settings, options))
         if options.command == "serve":
             return asyncio.run(_serve(settings))
         return asyncio.run(_chat(settings, options.image, options.question))
@@ -86,6 +88,13 @@ async def _doctor(settings: Settings) -> int:
     return 0 if is_well else 1
 
 
+async def _setup(settings: Settings, options: argparse.Namespace) -> int:
+    from bot.platforms import setup_steps
+
+    print(await setup_steps(settings, options.platform, is_agent=options.agent))
+    return 0
+
+
 async def _bench(settings: Settings, options: argparse.Namespace) -> int:
     is_ours = options.against is not None and options.against == settings.engine_url  # nobody else gets its key
     key = settings.engine_api_key.get_secret_value() if is_ours and settings.engine_api_key is not None else None
@@ -123,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="serve every adapter that has a token; with none, the local web page alone")
     commands.add_parser("serve", help="serve the model alone over HTTP, for OpenAI-compatible clients")
     bench.add_arguments(commands.add_parser("bench", help="measure throughput, latency and memory on this machine"))
-    commands.add_parser("doctor", help="check settings, data, model and memory, and say what to do")
+    commands.add_parser("doctor", help="check settings, data, model, memory, tokens and permissions, and say what to do")
+    setup = commands.add_parser("setup", help="how to bring the bot to Discord or Slack, step by step")
+    setup.add_argument("platform", choices=("discord", "slack"))
+    setup.add_argument("--agent", action="store_true", help="Slack: declare the app an agent, with a Stop button of Slack's own")
     chat = commands.add_parser("chat", help="chat about a picture in the terminal")
     chat.add_argument("image", metavar="IMAGE", help="a picture's path or http(s) link")
     chat.add_argument("question", metavar="QUESTION", nargs="?", help="print only the answer to this, and exit")
@@ -146,11 +158,12 @@ def _first(group: BaseExceptionGroup) -> BaseException:
 
 def _fail(error: BaseException) -> int:
     """Say why the program ends. An error that is meant for people has its sentence; any other goes to the log."""
+    from adapters.base import AdapterError
     from adapters.web import WebAddressError
     from bot.database import StoreError
     from model_server.errors import ModelServerError
 
-    if isinstance(error, (ModelServerError, StoreError, WebAddressError)):
+    if isinstance(error, (AdapterError, ModelServerError, StoreError, WebAddressError)):
         print(f"threadsight: {error}", file=sys.stderr)
     else:
         log.error("The program ends because of an error that it does not know.", exc_info=error)

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from adapters.access import parse_entries
 from adapters.address import is_loopback
 
 PREFIX = "THREADSIGHT_"
@@ -29,6 +30,14 @@ _ASYNC_DRIVERS = {
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
+}
+
+
+_EXAMPLES = {
+    "engine_url": "http://127.0.0.1:8000/v1",
+    "discord_api_url": "http://127.0.0.1:8000/api/v10",
+    "discord_gateway_url": "ws://127.0.0.1:8000/gateway/",
+    "slack_api_url": "http://127.0.0.1:8000/api/",
 }
 
 
@@ -48,18 +57,59 @@ class Settings(BaseSettings):
     )
 
     discord_token: SecretStr | None = Field(
+        None, validation_alias="DISCORD_TOKEN", description="The Discord bot's token; `threadsight setup discord` says where it is."
+    )
+    discord_allow: str = Field(
+        "", description="Who may use the bot on Discord, and where: guild:ID channel:ID role:ID user:ID dm; empty admits everybody."
+    )
+    discord_deny: str = Field("", description="Who may not, and where not, in the same words; it wins over the list above.")
+    discord_api_url: str | None = Field(
         None,
-        validation_alias="DISCORD_TOKEN",
-        description="The Discord bot's token. This version has no Discord adapter yet and says so.",
+        description="Discord's REST address, when it is another one than Discord's own, such as http://127.0.0.1:PORT/api/v10.",
+    )
+    discord_gateway_url: str | None = Field(
+        None, description="Its gateway's address, likewise, such as ws://127.0.0.1:PORT/gateway/."
     )
     slack_bot_token: SecretStr | None = Field(
         None,
         validation_alias="SLACK_BOT_TOKEN",
-        description="The Slack bot's token. This version has no Slack adapter yet and says so.",
+        description="The Slack bot's token (xoxb-…); `threadsight setup slack` says where it is.",
     )
     slack_app_token: SecretStr | None = Field(
-        None, validation_alias="SLACK_APP_TOKEN", description="The Slack app-level token; see above."
+        None, validation_alias="SLACK_APP_TOKEN", description="The Slack app-level token (xapp-…), for socket mode."
     )
+    slack_signing_secret: SecretStr | None = Field(
+        None, validation_alias="SLACK_SIGNING_SECRET", description="The Slack app's signing secret, for http mode."
+    )
+    slack_client_id: str | None = Field(
+        None, validation_alias="SLACK_CLIENT_ID", description="With the client secret: several workspaces, each installs by OAuth."
+    )
+    slack_client_secret: SecretStr | None = Field(
+        None, validation_alias="SLACK_CLIENT_SECRET", description="The Slack app's client secret; see above."
+    )
+    slack_mode: Literal["socket", "http"] = Field(
+        "socket", description="socket needs no public address; http takes Slack's requests on the web page's port, under /slack/."
+    )
+    slack_allow: str = Field(
+        "", description="Who may use the bot on Slack, and where: team:ID channel:ID user:ID dm; empty admits everybody."
+    )
+    slack_deny: str = Field("", description="Who may not, and where not, in the same words; it wins over the list above.")
+    slack_api_url: str | None = Field(
+        None, description="Slack's Web API address, when it is another one than Slack's own, such as http://127.0.0.1:PORT/api/."
+    )
+    questions_per_day: int = Field(
+        0, ge=0, le=1_000_000, description="How many questions one person on Discord or Slack may ask within 24 hours; 0: no limit."
+    )
+    role_questions_per_day: str = Field(
+        "", description="The same for people with a certain Discord role, such as ROLE_ID=100 ROLE_ID=0; the most generous counts."
+    )
+    waiting_per_person: int = Field(
+        4, ge=1, le=1_000, description="How many questions of one person may wait or be answered at the same time."
+    )
+    catch_up_hours: float = Field(
+        12, ge=0, le=720, description="Mentions missed while the bot was away are answered if they are no older; 0: never."
+    )
+    catch_up_messages: int = Field(20, ge=0, le=1_000, description="No more of them than so many, the newest, on each platform.")
     model: str = Field("tiny", description="The bundled `tiny`, or a LLaVA checkpoint: a folder or a hub id.")
     model_revision: str | None = Field(
         None, description="The model's branch, tag or commit on the hub; unless set, its newest state."
@@ -112,7 +162,7 @@ class Settings(BaseSettings):
 
     _remarks: tuple[str, ...] = PrivateAttr(())
 
-    @field_validator("log_level", "quantization", mode="before")
+    @field_validator("log_level", "quantization", "slack_mode", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -133,21 +183,44 @@ class Settings(BaseSettings):
             raise ValueError("must name a file or a database")
         return SecretStr(url.set(drivername=driver).render_as_string(hide_password=False))
 
-    @field_validator("engine_url")
+    @field_validator("engine_url", "discord_api_url", "discord_gateway_url", "slack_api_url")
     @classmethod
-    def _plain_http_address(cls, value: str | None) -> str | None:
+    def _plain_address(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
+        example = _EXAMPLES[info.field_name or ""]
+        scheme = urlsplit(example).scheme
         try:
             parts = urlsplit(value)
-            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            is_address = parts.scheme in (scheme, f"{scheme}s") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             is_address = False
         if not is_address:
-            raise ValueError("is not an address such as http://127.0.0.1:8000/v1")
+            raise ValueError(f"is not an address such as {example}")
         if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError(f"must be a plain address; a key belongs into {PREFIX}ENGINE_API_KEY")
-        return value.rstrip("/")
+            has_key = info.field_name == "engine_url"
+            raise ValueError("must be a plain address" + (f"; a key belongs into {PREFIX}ENGINE_API_KEY" if has_key else ""))
+        return value.rstrip("/") + ("/" if example.endswith("/") else "")
+
+    @field_validator("discord_allow", "discord_deny", "slack_allow", "slack_deny")
+    @classmethod
+    def _known_entries(cls, value: str) -> str:
+        parse_entries(value)
+        return value
+
+    @field_validator("role_questions_per_day")
+    @classmethod
+    def _role_numbers(cls, value: str) -> str:
+        _parse_role_numbers(value)
+        return value
+
+    @field_validator("slack_bot_token", "slack_app_token")
+    @classmethod
+    def _kind_of_slack_token(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        start = {"slack_bot_token": "xoxb-", "slack_app_token": "xapp-"}[info.field_name or ""]
+        if value is not None and not value.get_secret_value().startswith(start):
+            raise ValueError(f"is another kind of token: this one starts with {start}")
+        return value
 
     @field_validator("engine_api_key", "serve_api_key")
     @classmethod
@@ -173,11 +246,34 @@ class Settings(BaseSettings):
         return self._remarks
 
     @property
+    def role_limits(self) -> dict[str, int]:
+        """Questions a day by role id; 0 is no limit."""
+        return _parse_role_numbers(self.role_questions_per_day)
+
+    @property
+    def has_discord(self) -> bool:
+        return self.discord_token is not None
+
+    @property
+    def has_slack(self) -> bool:
+        return self.slack_bot_token is not None or self.slack_client_id is not None
+
+    @property
     def store_url(self) -> str:
         """SQLAlchemy URL with an asyncio driver. It may hold a password: not for logs."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite+aiosqlite:///{self.data_dir / 'threadsight.db'}"
+
+
+def _parse_role_numbers(text: str) -> dict[str, int]:
+    numbers = {}
+    for word in text.replace(",", " ").split():
+        role_id, _, number = word.partition("=")
+        if not role_id or not number.isdecimal():
+            raise ValueError(f"has the entry {word!r}; write ROLE_ID=NUMBER")
+        numbers[role_id] = int(number)
+    return numbers
 
 
 def variable_name(field_name: str) -> str:
@@ -194,6 +290,8 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
         raise SettingsError([_sentence(dict(problem)) for problem in error.errors(include_url=False)]) from None
     except (OSError, UnicodeDecodeError):
         raise SettingsError([f"The file {env_file} cannot be read as UTF-8 text."]) from None
+    if problems := _contradictions(settings):
+        raise SettingsError(problems)
     settings._remarks = tuple(_remarks(settings, env_file))
     return settings
 
@@ -218,12 +316,23 @@ def _sentence(problem: dict[str, Any]) -> str:
             return f"{name}: {problem['msg']}."
 
 
+def _contradictions(settings: Settings) -> list[str]:
+    """What each setting alone does not show."""
+    problems = []
+    if (settings.slack_client_id is None) != (settings.slack_client_secret is None):
+        problems.append("SLACK_CLIENT_ID and SLACK_CLIENT_SECRET belong together: set both, or none.")
+    if settings.has_slack:
+        if settings.slack_mode == "socket" and settings.slack_app_token is None:
+            problems.append("SLACK_APP_TOKEN must be set for Slack's socket mode: an app-level token with connections:write.")
+        if settings.slack_mode == "http" and settings.slack_signing_secret is None:
+            problems.append(f"SLACK_SIGNING_SECRET must be set when {PREFIX}SLACK_MODE is http.")
+    elif settings.slack_app_token is not None:
+        problems.append("SLACK_BOT_TOKEN must be set too: SLACK_APP_TOKEN alone opens no workspace.")
+    return problems
+
+
 def _remarks(settings: Settings, env_file: Path | None) -> list[str]:
     remarks = []
-    if settings.discord_token is not None:
-        remarks.append("DISCORD_TOKEN is set, but this version has no Discord adapter yet: nothing will appear on Discord.")
-    if settings.slack_bot_token is not None or settings.slack_app_token is not None:
-        remarks.append("A Slack token is set, but this version has no Slack adapter yet: nothing will appear on Slack.")
     if settings.engine_url is None:
         for field_name in ("engine_api_key", "engine_model", "engine_context_length"):
             if getattr(settings, field_name) is not None:

@@ -10,26 +10,20 @@ import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from adapters.base import Finding
 from bot.app import remote_server
 from bot.config import Settings
+from bot.platforms import check_platforms
 from model_server.errors import ModelServerError
 from model_server.remote.connection import Connection, NotYet
 
 _ENOUGH_BYTES = 1_000_000_000  # on the disk of the data folder
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    what: str
-    is_good: bool
-    sentence: str
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
@@ -41,6 +35,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     else:
         yield await _remote_model(settings, settings.engine_url)
     yield await asyncio.to_thread(_web_page, settings.web_host, settings.web_port)
+    async for finding in check_platforms(settings):
+        yield finding
     for remark in settings.remarks:
         yield Finding("Settings", False, remark)
 

@@ -123,17 +123,50 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DISCORD_TOKEN", "hunter2")
-    monkeypatch.setenv("SLACK_APP_TOKEN", "hunter2")
     env_file = tmp_path / ".env"
     env_file.write_text(f"{PREFIX}WEBPORT=1\n{PREFIX}POLISH=x\n{PREFIX}ENGINE_MODEL=x\n", encoding="utf-8")
-    discord, slack, engine_model, polish, slip = load_settings(env_file).remarks
-    assert "no Discord adapter yet" in discord
-    assert "no Slack adapter yet" in slack
+    engine_model, polish, slip = load_settings(env_file).remarks
     assert f"{PREFIX}ENGINE_MODEL is set without {PREFIX}ENGINE_URL" in engine_model
     assert f"{PREFIX}POLISH is not a setting" in polish
     assert f"Did you mean {PREFIX}WEB_PORT?" in slip
-    assert "hunter2" not in discord + slack
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"SLACK_BOT_TOKEN": "xoxb-1"}, "SLACK_APP_TOKEN must be set"),
+        ({"SLACK_APP_TOKEN": "xapp-1"}, "SLACK_BOT_TOKEN must be set too"),
+        ({"SLACK_BOT_TOKEN": "xoxb-1", f"{PREFIX}SLACK_MODE": "http"}, "SLACK_SIGNING_SECRET must be set"),
+        ({"SLACK_CLIENT_ID": "1.2", "SLACK_APP_TOKEN": "xapp-1"}, "SLACK_CLIENT_ID and SLACK_CLIENT_SECRET belong together"),
+        ({"SLACK_BOT_TOKEN": "xapp-hunter2", "SLACK_APP_TOKEN": "xapp-1"}, "SLACK_BOT_TOKEN is another kind of token"),
+        ({f"{PREFIX}DISCORD_ALLOW": "server:1"}, f"{PREFIX}DISCORD_ALLOW has the entry 'server:1'"),
+        ({f"{PREFIX}ROLE_QUESTIONS_PER_DAY": "12=many"}, f"{PREFIX}ROLE_QUESTIONS_PER_DAY has the entry '12=many'"),
+        ({f"{PREFIX}DISCORD_GATEWAY_URL": "http://127.0.0.1:1/"}, "is not an address such as ws://"),
+    ],
+)
+def test_platform_settings_that_contradict_each_other(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], sentence: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    [problem] = caught.value.problems
+    assert sentence in problem
+    assert problem.endswith(".")
+    assert "hunter2" not in problem
+
+
+def test_platform_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_SIGNING_SECRET": "x", f"{PREFIX}SLACK_MODE": "HTTP"}
+    more = {"SLACK_API_URL": "http://127.0.0.1:1/api", "DISCORD_API_URL": "http://127.0.0.1:1/api/v10/"}
+    for name, value in (given | {PREFIX + name: value for name, value in more.items()}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(f"{PREFIX}ROLE_QUESTIONS_PER_DAY", "12=5, 13=0")
+    settings = load_settings(None)
+    assert (settings.slack_api_url, settings.discord_api_url) == ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/v10")
+    assert settings.role_limits == {"12": 5, "13": 0}
+    assert (settings.has_slack, settings.has_discord, settings.slack_mode) == (True, False, "http")
 
 
 def test_env_example_and_settings_are_the_same() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.base import Finding
 from bot.config import Settings
-from bot.doctor import Finding, examine
+from bot.doctor import examine
 from bot.store import Store
 from tests.llava_7b import llava_7b_config
 from tests.program import PROGRAM, environment
