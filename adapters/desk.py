@@ -12,87 +12,28 @@ import contextlib
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any
 from weakref import WeakValueDictionary
 
+from adapters.absence import CatchUp, Mark
 from adapters.access import Access
-from adapters.base import Answer, Attachment, Author, IncomingMessage, LookBack, ThreadHandler, ThreadKey
+from adapters.base import Answer, Author, IncomingMessage, ThreadHandler, ThreadKey
 from adapters.pace import Pace
 from adapters.phrases import quota_sentence
+from adapters.post import Platform, Post
 from adapters.reply import show
 from adapters.surface import Control, PlaceGone, Surface, TryLater
 
 log = logging.getLogger(__name__)
 
 TYPING_SECONDS = 5.0
-MARK_SECONDS = 20.0
-MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; what is found twice is answered once
 _MAX_REMEMBERED = 10_000
 _MAX_CAUGHT_UP_AT_ONCE = 2
-_MARK = "seen_until"
 
 NOT_ALLOWED = "I am not set up to answer here."
 ONLY_ASKER = "Only the person who asked, or a moderator, can do this."
 TURN_GONE = "I no longer have this question: it was forgotten. Please ask again."
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """A message as its adapter read it, before anybody decided whether it is for us.
-
-    `channel` is where it stands, or the parent of the `thread` in which it stands (None: in none). `message_id` is unique within
-    the workspace. `text` is without the mention of us. `reply_to` is the id of the message that it replies to. `is_automatic`:
-    written by a bot, a webhook or the platform. `is_own_room`: one conversation goes on there (a direct message, a thread), so that
-    a mention without a picture goes on with it.
-    """
-
-    workspace: str
-    channel: str
-    thread: str | None
-    message_id: str
-    author: Author
-    text: str
-    sent_at: datetime
-    is_mention: bool = False
-    is_direct: bool = False
-    is_automatic: bool = False
-    is_own_room: bool = False
-    reply_to: str | None = None
-    attachments: tuple[Attachment, ...] = ()
-    look_back: LookBack | None = field(default=None, repr=False)
-    other_places: frozenset[str] = frozenset()  # what else contains it, such as a category, for allow and deny lists
-
-    @property
-    def room(self) -> str:
-        return self.thread or self.channel
-
-
-class Platform(Protocol):
-    """What the desk needs of an adapter."""
-
-    name: str
-
-    async def start(self, post: Post) -> tuple[ThreadKey, str]:
-        """Where a chat that begins with this message goes on, and its reply place; opens a thread where that can be done.
-
-        Raises PlaceGone.
-        """
-
-    def reply_place(self, post: Post) -> str:
-        """Where the answer to a message in a chat goes."""
-
-    def surface(self, reply_place: str) -> Surface:
-        """Raises PlaceGone when it names no place (any more)."""
-
-
-@dataclass(frozen=True, slots=True)
-class CatchUp:
-    """How much of what was missed is answered."""
-
-    max_age: timedelta = timedelta(hours=12)
-    max_posts: int = 20
 
 
 class Desk:
@@ -119,7 +60,7 @@ class Desk:
         self._starting: Counter[ThreadKey] = Counter()  # chats that begin with one of them
         self._showing: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._mark: asyncio.Task[None] | None = None
+        self._mark = Mark(platform.name, handler)
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
@@ -257,20 +198,13 @@ class Desk:
 
     async def missed_since(self) -> datetime | None:
         """From when on messages may have been missed; None when nothing was, because we were never here before."""
-        mark = await self._handler.read_note(self._platform.name, _MARK)
-        if mark is None:
-            return None
-        return max(datetime.fromisoformat(mark) - MARK_MARGIN, datetime.now(UTC) - self._catch_up.max_age)
+        mark = await self._mark.read()
+        return None if mark is None else max(mark, datetime.now(UTC) - self._catch_up.max_age)
 
     async def answer_missed(self, posts: Iterable[Post]) -> int:
         """Answer what is for us among these, oldest first and few at a time; returns how many. More than enough are left alone."""
-        oldest = datetime.now(UTC) - self._catch_up.max_age
-        each_once = {(post.workspace, post.message_id): post for post in posts if post.sent_at >= oldest}
-        missed = sorted(each_once.values(), key=lambda post: post.sent_at)
-        ours = [post for post in missed if await self._is_missed(post)]
-        chosen = ours[max(0, len(ours) - self._catch_up.max_posts) :]
-        if len(ours) > len(chosen):
-            log.info("%d missed messages are too many; the oldest %d stay unanswered.", len(ours), len(ours) - len(chosen))
+        ours = [post for post in self._catch_up.recent(posts) if await self._is_missed(post)]
+        chosen = self._catch_up.newest(ours)
         slots = asyncio.Semaphore(_MAX_CAUGHT_UP_AT_ONCE)
         rooms: dict[tuple[str, str], list[Post]] = {}
         for post in chosen:
@@ -286,14 +220,11 @@ class Desk:
         return len(chosen)
 
     def connected(self) -> None:
-        """From now on nothing is missed, until `disconnected`: keep a mark of that."""
-        if self._mark is None:
-            self._mark = asyncio.create_task(self._keep_mark())
+        """From now on nothing is missed, until `disconnected`."""
+        self._mark.move_on()
 
     def disconnected(self) -> None:
-        if self._mark is not None:
-            self._mark.cancel()
-            self._mark = None
+        self._mark.stop()
 
     async def close(self, grace_seconds: float = 5.0) -> None:
         """Let what is being shown come to its end for a moment."""
@@ -377,14 +308,6 @@ class Desk:
         turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
         if turn is not None and (showing := self._showing.get(turn.turn_id)):
             await asyncio.wait({showing})
-
-    async def _keep_mark(self) -> None:
-        while True:
-            try:
-                await self._handler.write_note(self._platform.name, _MARK, datetime.now(UTC).isoformat())
-            except Exception:  # the database may be away for a while
-                log.exception("The mark of what was seen on %s could not be written.", self._platform.name)
-            await asyncio.sleep(MARK_SECONDS)
 
     def _message(self, post: Post, key: ThreadKey, reply_place: str) -> IncomingMessage:
         return IncomingMessage(key, post.message_id, post.author, post.text, post.attachments, post.look_back, reply_place)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
 from adapters.base import Adapter, AdapterError, Finding
-from adapters.desk import CatchUp
 from adapters.web import WebAdapter
 from bot.config import Settings
 

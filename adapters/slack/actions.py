@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
-from adapters.desk import NOT_ALLOWED, Desk, Post
+from adapters.desk import NOT_ALLOWED, Desk
+from adapters.post import Post
 from adapters.slack.blocks import plain, read_value
 from adapters.slack.place import Place, Posted
 from adapters.slack.setup import COMMAND

@@ -19,10 +19,12 @@ from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
 from slack_bolt.async_app import AsyncApp
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from adapters.absence import CatchUp
 from adapters.access import Access
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
-from adapters.desk import CatchUp, Desk, Post
+from adapters.desk import Desk
 from adapters.pace import Pace
+from adapters.post import Post
 from adapters.slack.actions import PLATFORM, Actions, is_word
 from adapters.slack.catch_up import read_missed
 from adapters.slack.checks import INSTALL_AGAIN, TokenError, about_scope, open_connection, sign_in

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import datetime
 
-from adapters.desk import Post
+from adapters.post import Post
 from adapters.slack.markup import has_mention
 from adapters.slack.translate import Event, Translator, is_automatic, read_channel, read_thread
 from adapters.slack.workspaces import Refused, Workspace, calling

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapters.base import Attachment, Author, LookBack
-from adapters.desk import Post
+from adapters.post import Post
 from adapters.slack.files import Files
 from adapters.slack.markup import to_plain
 from adapters.slack.workspaces import Refused, Workspace, calling

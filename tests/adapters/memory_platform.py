@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapters.base import Attachment, Author, ThreadKey
-from adapters.desk import Post
+from adapters.post import Post
 from adapters.surface import Page, PlaceGone
 from tests.chat_handler import TIMEOUT_SECONDS, draw_picture
 

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, Author, Quota, ThreadKey
-from adapters.desk import ONLY_ASKER, TURN_GONE, CatchUp, Desk, Post
+from adapters.desk import ONLY_ASKER, TURN_GONE, Desk
 from adapters.pace import Pace
 from adapters.phrases import quota_sentence
+from adapters.post import Post
 from adapters.surface import Control
 from tests.adapters.memory_platform import ANN, BOB, MemoryPlatform, SlowPicture, picture, post
 from tests.chat_handler import MemoryChatHandler

@@ -1,0 +1,73 @@
+"""Having been away: from when on messages may have been missed, and how many of them are answered.
+
+While we are connected a mark is moved on every few seconds; after a return, what is younger than the mark may be news.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from adapters.base import ThreadHandler
+from adapters.post import Post
+
+log = logging.getLogger(__name__)
+
+MARK_SECONDS = 20.0
+MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; what is found twice is answered once
+_MARK = "seen_until"
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """How much of what was missed is answered."""
+
+    max_age: timedelta = timedelta(hours=12)
+    max_posts: int = 20
+
+    def recent(self, posts: Iterable[Post]) -> list[Post]:
+        """Those that are young enough, each once, oldest first."""
+        oldest = datetime.now(UTC) - self.max_age
+        each_once = {(post.workspace, post.message_id): post for post in posts if post.sent_at >= oldest}
+        return sorted(each_once.values(), key=lambda post: post.sent_at)
+
+    def newest(self, posts: list[Post]) -> list[Post]:
+        """As many as are answered."""
+        num_left = max(0, len(posts) - self.max_posts)
+        if num_left:
+            log.info("%d missed messages are too many; the oldest %d stay unanswered.", len(posts), num_left)
+        return posts[num_left:]
+
+
+class Mark:
+    """Until when everything was seen on a platform, also over a restart."""
+
+    def __init__(self, platform: str, handler: ThreadHandler) -> None:
+        self._platform = platform
+        self._handler = handler
+        self._moving: asyncio.Task[None] | None = None
+
+    async def read(self) -> datetime | None:
+        """None when we were never there before."""
+        mark = await self._handler.read_note(self._platform, _MARK)
+        return None if mark is None else datetime.fromisoformat(mark) - MARK_MARGIN
+
+    def move_on(self) -> None:
+        if self._moving is None:
+            self._moving = asyncio.create_task(self._keep())
+
+    def stop(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                await self._handler.write_note(self._platform, _MARK, datetime.now(UTC).isoformat())
+            except Exception:  # the database may be away for a while
+                log.exception("The mark of what was seen on %s could not be written.", self._platform)
+            await asyncio.sleep(MARK_SECONDS)
