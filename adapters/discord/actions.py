@@ -1,0 +1,218 @@
+"""What people can do besides writing messages: commands, menus on messages, buttons.
+
+Discord wants a first word within three seconds, so everything says that it is at work before it begins; refusals are seen by the
+person alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+import discord
+
+from adapters.base import Attachment, IncomingMessage, ThreadHandler, ThreadKey
+from adapters.desk import NOT_ALLOWED, Desk
+from adapters.discord.buttons import ForgetButton
+from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.files import Downloads
+from adapters.discord.pictures import Source, attachments_of
+from adapters.discord.places import DIRECT, TOKEN_SECONDS, Place
+from adapters.discord.surface import DiscordSurface, original_id
+from adapters.discord.translate import Translator, author_of
+from adapters.surface import Control, PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+PLATFORM = "discord"
+ALT_TEXT_QUESTION = "Describe this picture for somebody who cannot see it, in one or two plain sentences."
+NO_PICTURE_HERE = "I see no picture in this message. Choose a message that has one."
+NOTHING_TO_RESET = "There is no chat of ours here. Use /reset in the thread or the direct message in which we chat."
+FORGET_QUESTION = (
+    "I would delete all that I have stored about you: your questions with their pictures and answers, on all servers. "
+    "The messages here stay; they are yours to delete."
+)
+SOMETHING_WRONG = "Something went wrong on my side. Please try again."
+_HELP = (
+    "Post a picture and mention me in the same message: I answer in a thread, and {follow}. You can also reply to a picture and "
+    "mention me, send me a direct message, use `/ask`, or choose “Apps > Ask about this image” from a message's menu. "
+    "“Apps > Describe image” gives alt text that only you see.\n"
+    "Edit a question and I answer it again; delete it and I forget it. `/reset` lets me forget this chat, `/quota` says how much "
+    "you have asked, `/forget` deletes what I have stored about you."
+)
+_FOLLOW_ALL = "every message there goes on with the chat, without a mention"
+_FOLLOW_MENTIONS = "when you reply to me or mention me there, the chat goes on (I do not see other messages)"
+
+Interaction = discord.Interaction[discord.Client]
+
+
+class Actions:
+    def __init__(
+        self,
+        desk: Desk,
+        handler: ThreadHandler,
+        translator: Translator,
+        downloads: Downloads,
+        client: Callable[[], discord.Client],
+        *,
+        has_content: bool,
+    ) -> None:
+        self._desk = desk
+        self._handler = handler
+        self._translator = translator
+        self._downloads = downloads
+        self._client = client
+        self.help = _HELP.format(follow=_FOLLOW_ALL if has_content else _FOLLOW_MENTIONS)
+
+    async def is_allowed(self, interaction: Interaction) -> bool:
+        """Tells the person when not."""
+        channel = interaction.channel
+        places = {str(interaction.channel_id)}
+        if isinstance(channel, discord.Thread):
+            places.add(str(channel.parent_id))
+            channel = channel.parent
+        if (category_id := getattr(channel, "category_id", None)) is not None:
+            places.add(str(category_id))
+        person, is_direct = author_of(interaction.user), interaction.guild_id is None
+        is_allowed = self._desk.is_allowed(person, _workspace(interaction), places, is_direct=is_direct)
+        if not is_allowed:
+            await self.tell(interaction, NOT_ALLOWED)
+        return is_allowed
+
+    async def tell(self, interaction: Interaction, sentence: str, view: discord.ui.View | None = None) -> None:
+        """For this person alone."""
+        with contextlib.suppress(PlaceGone, TryLater, CannotEdit):
+            async with calling():
+                if interaction.response.is_done():
+                    await interaction.followup.send(sentence, ephemeral=True)
+                elif view is None:
+                    await interaction.response.send_message(sentence, ephemeral=True)
+                else:
+                    await interaction.response.send_message(sentence, ephemeral=True, view=view)
+
+    # -- questions ---------------------------------------------------------------------------------------------------------
+
+    async def ask_about_file(self, interaction: Interaction, image: discord.Attachment, question: str) -> None:
+        source = Source(f"attachment {image.id}", image.filename, image.url, image.size)
+        await self.ask(interaction, attachments_of([source], self._downloads, None), question)
+
+    async def ask(
+        self, interaction: Interaction, attachments: Sequence[Attachment], question: str, *, is_alt_text: bool = False
+    ) -> None:
+        """The answer stands as the reply to the command, and is a chat that goes on by replies to it."""
+        async with calling():
+            await interaction.response.defer(ephemeral=is_alt_text, thinking=True)
+        place = Place(
+            guild=_workspace(interaction),
+            channel=str(interaction.channel_id),
+            application=str(interaction.application_id),
+            token=interaction.token,
+            token_until=interaction.created_at.timestamp() + TOKEN_SECONDS,
+            is_member=not is_alt_text and _is_member(interaction),
+            is_alt_text=is_alt_text,
+        )
+        key = ThreadKey(PLATFORM, place.guild, place.channel, str(interaction.id))
+        message = IncomingMessage(
+            key, str(interaction.id), author_of(interaction.user), question, tuple(attachments), None, str(place)
+        )
+        await self._desk.ask(message, DiscordSurface(self._client, place), reply_ids=(original_id(interaction.id),))
+
+    async def ask_about_message(self, interaction: Interaction, message: discord.Message) -> None:
+        """Asks for the question in a window first."""
+        pictures = self._translator.pictures_of(message)
+        if not pictures:
+            return await self.tell(interaction, NO_PICTURE_HERE)
+        async with calling():
+            await interaction.response.send_modal(_QuestionWindow(self, pictures))
+        return None
+
+    async def describe(self, interaction: Interaction, message: discord.Message) -> None:
+        pictures = self._translator.pictures_of(message)
+        if not pictures:
+            return await self.tell(interaction, NO_PICTURE_HERE)
+        return await self.ask(interaction, pictures, ALT_TEXT_QUESTION, is_alt_text=True)
+
+    # -- the rest ----------------------------------------------------------------------------------------------------------
+
+    async def button(self, interaction: Interaction, control: Control, turn_id: int) -> None:
+        with contextlib.suppress(PlaceGone, TryLater, CannotEdit):
+            if not await self.is_allowed(interaction):
+                return
+            async with calling():
+                await interaction.response.defer()
+            channel = interaction.channel
+            if control is Control.REGENERATE and isinstance(channel, discord.Thread) and channel.archived and not channel.locked:
+                async with calling():
+                    await channel.edit(archived=False)
+            person, is_moderator = author_of(interaction.user), interaction.permissions.manage_messages
+            sentence = await self._desk.on_button(control, turn_id, person, is_moderator=is_moderator)
+            if sentence is not None:
+                await self.tell(interaction, sentence)
+
+    async def reset(self, interaction: Interaction) -> None:
+        channel = interaction.channel
+        workspace, room = _workspace(interaction), str(interaction.channel_id)
+        key = None
+        if isinstance(channel, discord.Thread):
+            key = ThreadKey(PLATFORM, workspace, str(channel.parent_id), room)
+            key = key if await self._handler.has_chat(key) else None
+        if key is None and (isinstance(channel, discord.Thread) or interaction.guild_id is None):
+            key = await self._handler.latest_chat(PLATFORM, workspace, room)
+        await self.tell(interaction, NOTHING_TO_RESET if key is None else await self._desk.reset(key))
+
+    async def quota(self, interaction: Interaction) -> None:
+        await self.tell(interaction, await self._desk.quota(_workspace(interaction), author_of(interaction.user)))
+
+    async def offer_forgetting(self, interaction: Interaction) -> None:
+        view = discord.ui.View(timeout=None)
+        view.add_item(ForgetButton())
+        await self.tell(interaction, FORGET_QUESTION, view)
+
+    async def forget(self, interaction: Interaction) -> None:
+        with contextlib.suppress(PlaceGone, TryLater, CannotEdit):
+            async with calling():
+                await interaction.response.defer()
+            sentence = await self._desk.forget(str(interaction.user.id))
+            async with calling():
+                await interaction.edit_original_response(content=sentence, view=None)
+
+
+class _QuestionWindow(discord.ui.Modal):
+    def __init__(self, actions: Actions, pictures: Sequence[Attachment]) -> None:
+        super().__init__(title="Ask about this image", timeout=TOKEN_SECONDS)
+        self._actions = actions
+        self._pictures = pictures
+        self._question: discord.ui.TextInput[_QuestionWindow] = discord.ui.TextInput(
+            style=discord.TextStyle.paragraph, required=False, max_length=2_000, placeholder="What is in this picture?"
+        )
+        self.add_item(discord.ui.Label(text="Your question", component=self._question))
+
+    async def on_submit(self, interaction: Interaction, /) -> None:
+        if await self._actions.is_allowed(interaction):
+            await self._actions.ask(interaction, self._pictures, self._question.value)
+
+    async def on_error(self, interaction: Interaction, error: Exception, /) -> None:  # type: ignore[override] # as in Modal
+        await report(self._actions, interaction, error)
+
+
+async def report(actions: Actions, interaction: Interaction, error: BaseException) -> None:
+    """Something that a person asked for did not work: say so to that person, and to who runs the program unless it is Discord's."""
+    if isinstance(error, PlaceGone | TryLater | CannotEdit):
+        log.info("A command on Discord could not be answered: Discord did not take it, or it took too long.")
+    else:
+        log.error("A command on Discord could not be dealt with.", exc_info=error)
+    await actions.tell(interaction, SOMETHING_WRONG)
+
+
+def _workspace(interaction: Interaction) -> str:
+    return DIRECT if interaction.guild_id is None else str(interaction.guild_id)
+
+
+def _is_member(interaction: Interaction) -> bool:
+    """Whether I can write there by myself, without the interaction's token."""
+    if interaction.guild_id is None:
+        return interaction.context.dm_channel
+    rights = interaction.app_permissions
+    may_send = rights.send_messages_in_threads if isinstance(interaction.channel, discord.Thread) else rights.send_messages
+    return interaction.is_guild_integration() and may_send

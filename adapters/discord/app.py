@@ -1,0 +1,207 @@
+"""The Discord adapter: signs in, keeps the connection, and gives everything to its parts; the desk decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+import discord
+
+from adapters.absence import CatchUp
+from adapters.access import Access
+from adapters.base import AdapterError, ThreadHandler, ThreadKey
+from adapters.desk import Desk
+from adapters.discord.actions import PLATFORM, Actions
+from adapters.discord.calls import quiet_log
+from adapters.discord.catch_up import read_missed
+from adapters.discord.checks import NO_CONTENT, WRONG_TOKEN, SignIn, TokenError, sign_in
+from adapters.discord.client import READY_SECONDS, AnyClient, Listener, logged, make_client, point_at
+from adapters.discord.commands import Commands, sync
+from adapters.discord.files import Downloads
+from adapters.discord.places import read_place
+from adapters.discord.setup import invite_link
+from adapters.discord.surface import DiscordSurface
+from adapters.discord.threads import begin_chat, place_in
+from adapters.discord.translate import EMBED_SECONDS, Translator
+from adapters.pace import Pace
+from adapters.post import Post
+from adapters.surface import PlaceGone, Surface, TryLater
+
+log = logging.getLogger(__name__)
+
+CHANNEL_SECONDS = 1.2  # Discord takes five writes in five seconds in a channel
+WRITES_PER_SECOND = 40.0  # and fifty requests a second in all
+_MAX_RETRY_SECONDS = 60.0
+_FATAL_CODES = {
+    4004: WRONG_TOKEN,
+    4010: "Discord did not take the number of my connection (shard). Please start me again.",
+    4011: "Discord wants more connections (shards) than I opened. Please start me again.",
+    4012: "Discord no longer speaks the version of its protocol that I speak. Please install a newer version of me.",
+    4013: "Discord did not take what I asked to be told (intents). Please install a newer version of me.",
+}
+_SYNC_FAILED = "Discord did not take my commands, so that /ask and the menus may be missing. I try again at the next start."
+
+
+class DiscordAdapter:
+    """One bot on Discord. `api_url` and `gateway_url` are other addresses than Discord's own.
+
+    `run` raises AdapterError when the token is wrong, or when Discord ends the connection for good.
+    """
+
+    name = PLATFORM
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        api_url: str | None = None,
+        gateway_url: str | None = None,
+        access: Access | None = None,
+        catch_up: CatchUp | None = None,
+        ready_seconds: float = READY_SECONDS,
+        embed_seconds: float = EMBED_SECONDS,
+    ) -> None:
+        self._token = token
+        self._api_url = api_url
+        self._gateway_url = gateway_url
+        self._access = access or Access()
+        self._catch_up = catch_up or CatchUp()
+        self._ready_seconds = ready_seconds
+        self._embed_seconds = embed_seconds
+        self.started = asyncio.Event()
+        self.where = ""
+        self.remarks: tuple[str, ...] = ()
+        self._client: AnyClient | None = None
+        self._has_content = True
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- the desk's Platform -----------------------------------------------------------------------------------------------
+
+    async def start(self, post: Post) -> tuple[ThreadKey, str]:
+        key, place = await begin_chat(self._connected(), post, has_content=self._has_content)
+        return key, str(place)
+
+    def reply_place(self, post: Post) -> str:
+        return str(place_in(self._connected(), post))
+
+    def surface(self, reply_place: str) -> Surface:
+        place = read_place(reply_place)
+        place.has_token(time.time())
+        return DiscordSurface(self._connected, place)
+
+    def _connected(self) -> AnyClient:
+        if self._client is None:
+            raise PlaceGone
+        return self._client
+
+    # -- serving -----------------------------------------------------------------------------------------------------------
+
+    async def run(self, handler: ThreadHandler) -> None:
+        quiet_log()
+        point_at(self._api_url, self._gateway_url)
+        desk = Desk(self, handler, Pace(CHANNEL_SECONDS, WRITES_PER_SECOND), access=self._access, catch_up=self._catch_up)
+        async with aiohttp.ClientSession() as session:
+            try:
+                await self._serve(handler, desk, Downloads(session, self._api_url))
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await desk.close()
+                if self._client is not None:
+                    await self._client.close()
+
+    async def _serve(self, handler: ThreadHandler, desk: Desk, downloads: Downloads) -> None:
+        """A connection after the other: each ends only when Discord does not take it back."""
+        may_read_content, wait_seconds = True, 1.0
+        while True:
+            found = await self._sign_in()
+            self._has_content = found.has_content and may_read_content
+            client = self._make_client(handler, desk, downloads, found)
+            try:
+                await self._connect(client)
+            except discord.LoginFailure as error:
+                raise AdapterError(WRONG_TOKEN) from error
+            except discord.PrivilegedIntentsRequired:
+                log.warning("Discord does not show me what messages say; I start again without asking for it.")
+                may_read_content = False
+                continue
+            except discord.ConnectionClosed as error:
+                if error.code in _FATAL_CODES:
+                    raise AdapterError(_FATAL_CODES[error.code]) from error
+            except (discord.HTTPException, discord.GatewayNotFound, aiohttp.ClientError, OSError) as error:
+                log.warning("The connection to Discord broke (%s); I try again.", type(error).__name__)
+            desk.disconnected()
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(2 * wait_seconds, _MAX_RETRY_SECONDS)
+
+    async def _connect(self, client: AnyClient) -> None:
+        """Takes the place of the client before it once it can write; returns or raises when its connection has ended."""
+        try:
+            await client.login(self._token)
+        except BaseException:
+            await client.close()
+            raise
+        earlier, self._client = self._client, client
+        if earlier is not None:
+            await earlier.close()
+        await client.connect()
+
+    def _make_client(self, handler: ThreadHandler, desk: Desk, downloads: Downloads, found: SignIn) -> AnyClient:
+        has_content = self._has_content
+        client = make_client(has_content=has_content, num_shards=found.num_shards, ready_seconds=self._ready_seconds)
+        translator = Translator(client, downloads, has_content=has_content, embed_seconds=self._embed_seconds)
+        client.actions = Actions(desk, handler, translator, downloads, self._connected, has_content=has_content)
+        commands = Commands(client, client.actions)
+        remarks = [] if has_content else [f"Discord: {NO_CONTENT}"]
+
+        async def set_up() -> None:
+            try:
+                await sync(commands, handler, int(found.application_id))
+            except (discord.DiscordException, aiohttp.ClientError, OSError) as error:
+                log.warning("Discord did not take my commands (%s).", type(error).__name__)
+                remarks.append(f"Discord: {_SYNC_FAILED}")
+
+        async def when_ready() -> None:
+            since = await desk.missed_since()
+            desk.connected()
+            if not self.started.is_set():
+                if not client.guilds:
+                    remarks.append(f"Discord: I am on no server yet. Invite me: {invite_link(found.application_id)}")
+                self.where, self.remarks = _where(client), tuple(remarks)
+                self.started.set()
+                await desk.resume()
+            if since is not None:
+                num_answered = await desk.answer_missed(await read_missed(client, translator, handler, since))
+                if num_answered:
+                    log.info("Answered %d messages on Discord that were written while I was away.", num_answered)
+
+        Listener(client, desk, translator, set_up, when_ready, self._begin)
+        return client
+
+    async def _sign_in(self) -> SignIn:
+        """Raises AdapterError. While Discord cannot be reached, it is tried again."""
+        seconds = 1.0
+        while True:
+            try:
+                return await sign_in(self._token, self._api_url)
+            except TokenError as error:
+                raise AdapterError(str(error)) from error
+            except TryLater as later:
+                log.warning("Discord could not be reached; I try again.")
+                await asyncio.sleep(later.retry_after_seconds or seconds)
+                seconds = min(2 * seconds, _MAX_RETRY_SECONDS)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _where(client: discord.Client) -> str:
+    num_guilds = len(client.guilds)
+    return f"Discord, as {client.user}, in {num_guilds} server{'' if num_guilds == 1 else 's'}"

@@ -1,0 +1,80 @@
+"""What was said while we were away, read back from Discord: bounded in places and messages, one place after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from datetime import datetime
+
+import discord
+
+from adapters.base import ThreadHandler
+from adapters.discord.actions import PLATFORM
+from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.places import DIRECT
+from adapters.discord.translate import Translator, is_automatic_message
+from adapters.post import Post
+from adapters.surface import PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+MAX_PLACES = 50
+MAX_MESSAGES = 100  # in each
+_PAUSE_SECONDS = 0.1
+
+Room = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | discord.Thread | discord.DMChannel
+
+
+async def read_missed(client: discord.Client, translator: Translator, handler: ThreadHandler, since: datetime) -> list[Post]:
+    """Messages since then in channels, active threads and known direct messages; in no order."""
+    after = discord.Object(discord.utils.time_snowflake(since))
+    rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)] + await _direct_rooms(client, handler)
+    newer = sorted((room for room in rooms if _newest_in(room) > after.id), key=_newest_in, reverse=True)
+    if len(newer) > MAX_PLACES:
+        log.info("I look for missed messages in the %d places of %d where something was said last.", MAX_PLACES, len(newer))
+    posts = []
+    for room in newer[:MAX_PLACES]:
+        try:
+            async with calling():
+                messages = [message async for message in room.history(limit=MAX_MESSAGES, after=after, oldest_first=False)]
+        except (PlaceGone, TryLater, CannotEdit):
+            continue
+        posts += [
+            await translator.post(message)
+            for message in messages
+            if translator.is_readable(message) and not is_automatic_message(message)
+        ]
+        await asyncio.sleep(_PAUSE_SECONDS)  # there is no hurry, and others wait for the same limit
+    return posts
+
+
+def _newest_in(room: Room) -> int:
+    """The newest message's id. discord.py does not keep that of direct messages, so they are always read."""
+    return sys.maxsize if isinstance(room, discord.DMChannel) else room.last_message_id or 0
+
+
+def _rooms_of(guild: discord.Guild) -> list[Room]:
+    rooms: list[Room] = [
+        channel
+        for channel in guild.channels
+        if isinstance(channel, discord.TextChannel | discord.VoiceChannel | discord.StageChannel)
+        and channel.permissions_for(guild.me).read_message_history
+        and channel.permissions_for(guild.me).view_channel
+    ]
+    return [*rooms, *guild.threads]
+
+
+async def _direct_rooms(client: discord.Client, handler: ThreadHandler) -> list[Room]:
+    """Discord does not tell a bot its direct messages; the chats do."""
+    channel_ids = dict.fromkeys(chat.key.channel for chat in await handler.list_chats(PLATFORM, DIRECT))
+    rooms: list[Room] = []
+    for channel_id in list(channel_ids)[:MAX_PLACES]:
+        try:
+            async with calling():
+                channel = await client.fetch_channel(int(channel_id))
+        except (PlaceGone, TryLater, CannotEdit, discord.InvalidData):
+            continue
+        if isinstance(channel, discord.DMChannel):
+            rooms.append(channel)
+    return rooms

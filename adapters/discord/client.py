@@ -1,0 +1,175 @@
+"""discord.py's client, and what happens there as calls of the desk. Every event is dealt with in a task of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+from weakref import WeakValueDictionary
+
+import discord
+from yarl import URL
+
+from adapters.desk import Desk
+from adapters.discord.actions import Actions
+from adapters.discord.buttons import AnswerButton, ForgetButton
+from adapters.discord.calls import CannotEdit
+from adapters.discord.places import DIRECT
+from adapters.discord.setup import API_URL
+from adapters.discord.translate import Translator, is_automatic_message
+from adapters.post import Post
+from adapters.surface import PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+READY_SECONDS = 2.0  # so long after the last server Discord is taken to have told all of them
+MAX_RATELIMIT_SECONDS = 30.0
+_DEFAULT_GATEWAY = discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
+
+
+class ThreadsightClient(discord.Client):
+    actions: Actions
+
+
+class ThreadsightShards(discord.AutoShardedClient):
+    actions: Actions
+
+
+AnyClient = ThreadsightClient | ThreadsightShards
+
+
+# nobody speaks here: discord.py need not warn about packages for voice
+discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
+
+
+def make_client(*, has_content: bool, num_shards: int, ready_seconds: float) -> AnyClient:
+    intents = discord.Intents.none()
+    intents.guilds = intents.guild_messages = intents.dm_messages = True
+    intents.message_content = has_content
+    options: dict[str, Any] = {
+        "intents": intents,
+        "allowed_mentions": discord.AllowedMentions(everyone=False, users=False, roles=False, replied_user=True),
+        "max_messages": None,
+        "max_ratelimit_timeout": MAX_RATELIMIT_SECONDS,
+        "guild_ready_timeout": ready_seconds,
+    }
+    return ThreadsightShards(shard_count=num_shards, **options) if num_shards > 1 else ThreadsightClient(**options)
+
+
+def point_at(api_url: str | None, gateway_url: str | None) -> None:
+    """Which Discord discord.py talks to; it knows one for the whole program."""
+    discord.http.Route.BASE = api_url or API_URL
+    discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = URL(gateway_url) if gateway_url else _DEFAULT_GATEWAY
+
+
+class Listener:
+    """`when_ready` is called after every sign-in, not after a resumed connection, which misses nothing."""
+
+    def __init__(
+        self,
+        client: AnyClient,
+        desk: Desk,
+        translator: Translator,
+        set_up: Callable[[], Awaitable[None]],
+        when_ready: Callable[[], Coroutine[Any, Any, None]],
+        begin: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._client = client
+        self._desk = desk
+        self._translator = translator
+        self._set_up = set_up
+        self._when_ready = when_ready
+        self._begin = begin
+        self._was_ready = False
+        self._rooms: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        for listener in (
+            self.setup_hook,
+            self.on_error,
+            self.on_ready,
+            self.on_shard_ready,
+            self.on_resumed,
+            self.on_disconnect,
+            self.on_message,
+            self.on_raw_message_edit,
+            self.on_raw_message_delete,
+            self.on_raw_bulk_message_delete,
+            self.on_raw_thread_delete,
+            self.on_guild_channel_delete,
+            self.on_guild_remove,
+        ):
+            client.event(listener)
+
+    async def setup_hook(self) -> None:
+        self._client.add_dynamic_items(AnswerButton, ForgetButton)
+        await self._set_up()
+
+    async def on_error(self, event: str, *arguments: object) -> None:
+        log.exception("An event of Discord's (%s) could not be understood.", event)
+
+    async def on_ready(self) -> None:
+        self._was_ready = True
+        self._begin(self._when_ready())
+
+    async def on_shard_ready(self, shard_id: int) -> None:
+        if self._was_ready:  # one of several connections began anew; discord.py does not call all of them ready again
+            self._begin(self._when_ready())
+
+    async def on_resumed(self) -> None:
+        self._desk.connected()
+
+    async def on_disconnect(self) -> None:
+        self._desk.disconnected()
+
+    async def on_message(self, message: discord.Message) -> None:
+        if not is_automatic_message(message) and self._translator.is_readable(message):
+            self._begin(self._in_order(message, self._desk.on_post))
+
+    async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
+        message = payload.message
+        self._translator.saw_update(message)
+        if message.edited_at is not None and not is_automatic_message(message) and self._translator.is_readable(message):
+            self._begin(self._in_order(message, self._desk.on_edit))
+
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        self._begin(self._desk.on_delete(_workspace(payload.guild_id), str(payload.message_id)))
+
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        for message_id in payload.message_ids:
+            self._begin(self._desk.on_delete(_workspace(payload.guild_id), str(message_id)))
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        self._begin(self._desk.on_room_gone(str(payload.guild_id), str(payload.thread_id)))
+
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        self._begin(self._desk.on_room_gone(str(channel.guild.id), str(channel.id)))
+        for thread in getattr(channel, "threads", ()):
+            self._begin(self._desk.on_room_gone(str(channel.guild.id), str(thread.id)))
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        for room in (*guild.channels, *guild.threads):
+            self._begin(self._desk.on_room_gone(str(guild.id), str(room.id)))
+
+    async def _in_order(self, message: discord.Message, take: Callable[[Post], Coroutine[Any, Any, None]]) -> None:
+        """Understanding a message may take a while (its links); those after it in the same conversation wait for that."""
+        is_conversation = message.guild is None or not isinstance(message.channel, discord.TextChannel)
+        name = message.channel.id if is_conversation else message.id
+        lock = self._rooms.get(name)
+        if lock is None:
+            lock = self._rooms[name] = asyncio.Lock()  # lives as long as somebody holds or awaits it
+        async with lock:
+            post = await self._translator.post(message)
+            self._begin(take(post))
+
+
+async def logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except (PlaceGone, TryLater, CannotEdit):
+        log.info("Something that happened on Discord could not be dealt with: its place is gone or Discord did not answer.")
+    except Exception:
+        log.exception("Something that happened on Discord could not be dealt with.")
+
+
+def _workspace(guild_id: int | None) -> str:
+    return DIRECT if guild_id is None else str(guild_id)

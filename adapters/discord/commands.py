@@ -1,0 +1,74 @@
+"""The commands and message menus, and telling Discord about them: only when they changed, for it counts that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+
+import discord
+from discord import app_commands
+
+from adapters.base import ThreadHandler
+from adapters.discord.actions import PLATFORM, Actions, Interaction, report
+
+log = logging.getLogger(__name__)
+
+_NOTE = "commands"
+_INSTALLS = app_commands.AppInstallationType(guild=True, user=True)
+_CONTEXTS = app_commands.AppCommandContext(guild=True, dm_channel=True, private_channel=True)
+
+
+class Commands(app_commands.CommandTree[discord.Client]):
+    def __init__(self, client: discord.Client, actions: Actions) -> None:
+        super().__init__(client, allowed_installs=_INSTALLS, allowed_contexts=_CONTEXTS)
+        self._actions = actions
+        _declare(self, actions)
+
+    async def interaction_check(self, interaction: Interaction, /) -> bool:
+        return await self._actions.is_allowed(interaction)
+
+    async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError, /) -> None:
+        await report(self._actions, interaction, error.__cause__ or error)
+
+
+def _declare(tree: Commands, actions: Actions) -> None:
+    @tree.command(description="Ask about a picture")
+    @app_commands.describe(image="The picture", question="What you want to know; without it I describe the picture")
+    async def ask(interaction: Interaction, image: discord.Attachment, question: app_commands.Range[str, 0, 2_000] = "") -> None:
+        await actions.ask_about_file(interaction, image, question)
+
+    @tree.command(description="Forget the chat in this thread or direct message")
+    async def reset(interaction: Interaction) -> None:
+        await actions.reset(interaction)
+
+    @tree.command(description="See how much you have asked, and what is left")
+    async def quota(interaction: Interaction) -> None:
+        await actions.quota(interaction)
+
+    @tree.command(description="Delete everything that I have stored about you")
+    async def forget(interaction: Interaction) -> None:
+        await actions.offer_forgetting(interaction)
+
+    @tree.command(name="help", description="What I can do")
+    async def show_help(interaction: Interaction) -> None:
+        await actions.tell(interaction, actions.help)
+
+    @tree.context_menu(name="Ask about this image")
+    async def ask_about_message(interaction: Interaction, message: discord.Message) -> None:
+        await actions.ask_about_message(interaction, message)
+
+    @tree.context_menu(name="Describe image")
+    async def describe(interaction: Interaction, message: discord.Message) -> None:
+        await actions.describe(interaction, message)
+
+
+async def sync(tree: Commands, handler: ThreadHandler, application_id: int) -> None:
+    """Tell Discord about the commands unless it knows them. Raises what discord.py raises."""
+    payload = json.dumps([command.to_dict(tree) for command in tree.get_commands()], sort_keys=True)
+    state = f"{application_id} {hashlib.sha256(payload.encode()).hexdigest()}"
+    if await handler.read_note(PLATFORM, _NOTE) == state:
+        return
+    await tree.sync()
+    await handler.write_note(PLATFORM, _NOTE, state)
+    log.info("Told Discord about my commands.")

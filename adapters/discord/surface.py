@@ -1,0 +1,188 @@
+"""An answer's place on Discord: a channel, a thread, or the reply to a command, which is written with the interaction's token.
+
+A new message carries a nonce that stays the same until Discord has said that it stands, so that a repeated attempt does not double
+it (https://discord.com/developers/docs/resources/message#create-message, enforce_nonce).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import discord
+
+from adapters.discord.buttons import view_of
+from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.places import Place
+from adapters.markdown import heal
+from adapters.surface import Page, PlaceGone, TryLater
+
+MAX_MESSAGE_CHARS = 2_000
+CANNOT_REPLY = 160002  # without the right to read what was said before
+MAX_ALT_TEXT_CHARS = 1_024  # what Discord takes as a picture's description
+HINT = "To go on, mention me or reply to me: I do not see other messages here."
+_ORIGINAL = "@original"
+_HINT_ROOM = len(HINT) + 8
+_ENDLESS = 1_000_000
+_SENTENCE_END = re.compile(r"[.!?…](?=\s)")
+_OLD_EDIT_SECONDS = 60.0
+
+Clock = Callable[[], float]
+
+
+def original_id(interaction_id: int) -> str:
+    """The reply id of what Discord shows while a command is being answered ("... is thinking"), until the first edit."""
+    return f"{_ORIGINAL}:{interaction_id}"
+
+
+def render(page: Page, *, hint: str | None = None) -> str:
+    """The page as a message's content. Our own sentences stand under the text, in small print."""
+    text = (heal(page.text) if page.is_open else page.text).rstrip()
+    sentences = [sentence for sentence in (page.status, *page.notices, hint) if sentence]
+    small = [f"-# {_one_line(sentence)}" for sentence in sentences]
+    return "\n".join([text, *small] if text else small or ["…"])[:MAX_MESSAGE_CHARS]
+
+
+def cut_at_sentence(text: str, max_chars: int) -> str:
+    """The beginning of a text: whole sentences, or whole words when the first sentence is too long."""
+    text = text.strip()
+    if len(text) <= max_chars:
+        return text
+    ends = [match.end() for match in _SENTENCE_END.finditer(text, 0, max_chars + 1) if match.end() <= max_chars]
+    if ends:
+        return text[: ends[-1]]
+    room = text[: max_chars - 2]
+    return (room.rpartition(" ")[0] or room) + " …"
+
+
+class DiscordSurface:
+    """`clock` gives seconds since 1970."""
+
+    def __init__(self, client: Callable[[], discord.Client], place: Place, *, clock: Clock = time.time) -> None:
+        """`client`: the one that is signed in now; it may be replaced while an answer is written."""
+        self.channel = place.channel
+        self.max_page_chars = MAX_MESSAGE_CHARS - (_HINT_ROOM if place.has_hint else 0)
+        if place.is_alt_text:
+            self.max_page_chars = _ENDLESS  # one message, which shows its beginning
+        self._client = client
+        self._place = place
+        self._clock = clock
+        self._nonce: str | None = None
+        self._has_replied = False
+
+    async def show_typing(self) -> None:
+        if not self._has_token():
+            async with _writing():
+                await self._messages().typing()
+
+    async def post(self, page: Page) -> str:
+        if self._has_token():
+            return await self._follow_up(page)
+        is_repeated = self._nonce is not None
+        self._nonce = self._nonce or secrets.token_hex(12)
+        content = self._render(page)
+        async with _writing():
+            message = await self._send(content, page, self._nonce)
+        self._nonce, self._has_replied = None, True
+        if is_repeated and message.content != content:  # an earlier attempt did arrive, with less text
+            await self.edit(str(message.id), page)
+        return str(message.id)
+
+    async def edit(self, reply_id: str, page: Page) -> str | None:
+        is_original = reply_id.startswith(_ORIGINAL)
+        if self._has_token():
+            webhook, name = self._webhook(), _ORIGINAL if is_original else reply_id
+            async with _writing():
+                # Discord knows this name in the place of an id; discord.py passes it on
+                message = await webhook.edit_message(cast(int, name), content=self._render(page), view=self._view(page))
+            return str(message.id) if is_original else None
+        if is_original:
+            return await self.post(page)
+        try:
+            async with calling():
+                await self._partial(reply_id).edit(content=self._render(page), view=view_of(page))
+        except CannotEdit:
+            moved_to = await self.post(page)
+            await self.delete(reply_id)
+            return moved_to
+        return None
+
+    async def delete(self, reply_id: str) -> None:
+        try:
+            if self._has_token():
+                webhook, name = self._webhook(), _ORIGINAL if reply_id.startswith(_ORIGINAL) else reply_id
+                async with _writing():
+                    await webhook.delete_message(cast(int, name))
+            elif not reply_id.startswith(_ORIGINAL):
+                async with _writing():
+                    await self._partial(reply_id).delete()
+        except PlaceGone:
+            pass
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _render(self, page: Page) -> str:
+        if self._place.is_alt_text:
+            page = replace(page, text=cut_at_sentence(page.text, MAX_ALT_TEXT_CHARS), controls=())
+        is_last = not page.is_open and bool(page.controls or page.notices)
+        return render(page, hint=HINT if self._place.has_hint and is_last else None)
+
+    async def _send(self, content: str, page: Page, nonce: str) -> discord.Message:
+        messages, more = self._messages(), _with_view(page)
+        if self._place.reply_to and not self._has_replied:
+            reply_to = int(self._place.reply_to)
+            reference = discord.MessageReference(message_id=reply_to, channel_id=messages.id, fail_if_not_exists=False)
+            try:
+                return await messages.send(content, nonce=nonce, suppress_embeds=True, reference=reference, **more)
+            except discord.HTTPException as error:
+                if error.code != CANNOT_REPLY:
+                    raise
+        return await messages.send(content, nonce=nonce, suppress_embeds=True, **more)
+
+    async def _follow_up(self, page: Page) -> str:
+        webhook = self._webhook()
+        async with _writing():
+            message = await webhook.send(self._render(page), wait=True, suppress_embeds=True, **_with_view(page))
+        return str(message.id)
+
+    def _view(self, page: Page) -> discord.ui.View | None:
+        return None if self._place.is_alt_text else view_of(page)
+
+    def _has_token(self) -> bool:
+        return self._place.has_token(self._clock())
+
+    def _webhook(self) -> discord.Webhook:
+        webhook = discord.Webhook.partial(int(self._place.application), self._place.token, client=self._client())
+        webhook.type = discord.WebhookType.application
+        return webhook
+
+    def _messages(self) -> discord.PartialMessageable:
+        guild_id = int(self._place.guild) if self._place.guild.isdecimal() else None
+        return self._client().get_partial_messageable(int(self._place.channel), guild_id=guild_id)
+
+    def _partial(self, reply_id: str) -> discord.PartialMessage:
+        return self._messages().get_partial_message(int(reply_id))
+
+
+@contextlib.asynccontextmanager
+async def _writing() -> AsyncIterator[None]:
+    try:
+        async with calling():
+            yield
+    except CannotEdit as error:
+        raise TryLater(_OLD_EDIT_SECONDS) from error
+
+
+def _with_view(page: Page) -> dict[str, Any]:
+    view = view_of(page)
+    return {} if view is None else {"view": view}
+
+
+def _one_line(sentence: str) -> str:
+    """Ours, but it may quote a file's name: that makes no link."""
+    return " ".join(sentence.split()).replace("](", "] (")

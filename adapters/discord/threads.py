@@ -1,0 +1,101 @@
+"""Where a chat goes on that begins with a message: in a thread on it, or in place."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Literal
+
+import discord
+
+from adapters.base import ThreadKey
+from adapters.discord.actions import PLATFORM
+from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.pictures import LINK
+from adapters.discord.places import DIRECT, Place
+from adapters.post import Post
+from adapters.surface import PlaceGone, TryLater
+
+log = logging.getLogger(__name__)
+
+THREAD_EXISTS = 160004
+ARCHIVE_MINUTES: Literal[1440] = 1440
+MAX_NAME_CHARS = 100
+CANNOT_WRITE = (
+    "I saw your question in {name}, but I may not write there. Somebody who runs the server can allow it, or ask me here."
+)
+_MARKS = re.compile(r"[*_`~|>#\\]+")
+
+
+async def begin_chat(client: discord.Client, post: Post, *, has_content: bool) -> tuple[ThreadKey, Place]:
+    """A message that already stands in a thread, a direct message, or a channel without threads is answered in place.
+
+    Raises PlaceGone.
+    """
+    has_hint = not has_content and post.workspace != DIRECT
+    thread_id = await _open_thread(client, post)
+    if thread_id is None and await _tell_that_i_cannot_write(client, post):
+        raise PlaceGone
+    if thread_id is not None:
+        return ThreadKey(PLATFORM, post.workspace, post.channel, thread_id), Place(post.workspace, thread_id, has_hint=has_hint)
+    place = Place(post.workspace, post.room, reply_to=post.message_id, has_hint=has_hint)
+    return ThreadKey(PLATFORM, post.workspace, post.room, post.message_id), place
+
+
+def place_in(client: discord.Client, post: Post) -> Place:
+    """Where an answer goes within a chat. In a thread of our own it needs no reply."""
+    channel = client.get_channel(int(post.room))
+    own_id = client.user.id if client.user is not None else 0
+    is_ours = isinstance(channel, discord.Thread) and channel.owner_id == own_id
+    return Place(post.workspace, post.room, reply_to="" if is_ours else post.message_id)
+
+
+async def _tell_that_i_cannot_write(client: discord.Client, post: Post) -> bool:
+    """Whether I may not write there; the person is told by a direct message, for silence would be the only other answer."""
+    channel = client.get_channel(int(post.room))
+    if not isinstance(channel, discord.abc.GuildChannel | discord.Thread) or post.workspace == DIRECT:
+        return False
+    if isinstance(channel, discord.Thread) and channel.parent is None:
+        return False  # its rights come from there
+    rights = channel.permissions_for(channel.guild.me)
+    if rights.send_messages_in_threads if isinstance(channel, discord.Thread) else rights.send_messages:
+        return False
+    try:
+        async with calling():
+            person = await client.fetch_user(int(post.author.id))
+            await person.send(CANNOT_WRITE.format(name=channel.mention))
+    except (PlaceGone, TryLater, CannotEdit):
+        log.info("Somebody asked on Discord where I may not write, and takes no direct message either.")
+    return True
+
+
+async def _open_thread(client: discord.Client, post: Post) -> str | None:
+    channel = None if post.thread is not None or post.workspace == DIRECT else client.get_channel(int(post.channel))
+    if not isinstance(channel, discord.TextChannel):  # announcement channels are text channels too
+        return None
+    rights = channel.permissions_for(channel.guild.me)
+    if not (rights.create_public_threads and rights.send_messages_in_threads):
+        return None
+    try:
+        async with calling():
+            try:
+                message = channel.get_partial_message(int(post.message_id))
+                thread = await message.create_thread(name=thread_name(post.text), auto_archive_duration=ARCHIVE_MINUTES)
+            except discord.HTTPException as error:
+                if error.code != THREAD_EXISTS:
+                    raise
+                return post.message_id  # a message's thread has the message's id
+    except (PlaceGone, TryLater, CannotEdit):
+        log.info("No thread could be opened on Discord; the answer goes into the channel.")
+        return None
+    return str(thread.id)
+
+
+def thread_name(question: str) -> str:
+    """The question, as far as it fits, without links and marks."""
+    words = _MARKS.sub(" ", LINK.sub(" ", question)).split()
+    printable = "".join(character for character in " ".join(words) if character.isprintable())
+    if len(printable) > MAX_NAME_CHARS:
+        cut = printable[: MAX_NAME_CHARS - 1]
+        printable = (cut.rpartition(" ")[0] or cut) + "…"
+    return printable or "Picture"

@@ -1,0 +1,246 @@
+"""Discord's messages as the desk's posts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import discord
+
+from adapters.base import Attachment, Author, LookBack
+from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.files import Downloads
+from adapters.discord.pictures import attachments_of, has_unresolved_link, sources_in, unusable
+from adapters.discord.places import DIRECT
+from adapters.post import Post
+from adapters.surface import PlaceGone, TryLater
+
+EMBED_SECONDS = 3.0  # so long Discord may take to look at a link
+_NUM_LOOKED_BACK = 20
+_NEARBY = timedelta(minutes=10)  # in a channel where everybody talks
+_MAX_REMEMBERED = 500
+_PEOPLES_TYPES = frozenset({discord.MessageType.default, discord.MessageType.reply})
+_MENTION = re.compile(r"<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>")
+_T = TypeVar("_T")
+_SPACES = re.compile(r"[ \t]{2,}")
+
+
+class Translator:
+    """`has_content`: whether Discord shows us what messages say that are not said to us."""
+
+    def __init__(
+        self, client: discord.Client, downloads: Downloads, *, has_content: bool, embed_seconds: float = EMBED_SECONDS
+    ) -> None:
+        self._client = client
+        self._downloads = downloads
+        self._has_content = has_content
+        self._embed_seconds = embed_seconds
+        self._resolved: OrderedDict[int, discord.Message] = OrderedDict()  # messages whose links Discord has looked at
+        self._waiting: dict[int, asyncio.Event] = {}
+        self._threads: OrderedDict[int, discord.Thread] = OrderedDict()  # that discord.py does not know
+
+    def is_readable(self, message: discord.Message) -> bool:
+        """Whether we see what it says: always what is said to us, everything with the message-content intent."""
+        return self._has_content or message.guild is None or self._is_mention(message)
+
+    async def post(self, message: discord.Message) -> Post:
+        channel = await self._channel(message)
+        thread = channel if isinstance(channel, discord.Thread) else None
+        is_mention, is_direct = self._is_mention(message), message.guild is None
+        is_automatic = is_automatic_message(message)
+        attachments: tuple[Attachment, ...] = ()
+        if not is_automatic:
+            attachments = await self._attachments(message, is_for_us=is_mention or is_direct, is_own_room=thread is not None)
+        parent_id = channel.id if thread is None else thread.parent_id
+        category_id = getattr(thread.parent if thread is not None else channel, "category_id", None)
+        reference = message.reference
+        is_reply = reference is not None and reference.type is discord.MessageReferenceType.reply
+        return Post(
+            workspace=workspace_of(message.guild),
+            channel=str(parent_id),
+            thread=None if thread is None else str(thread.id),
+            message_id=str(message.id),
+            author=author_of(message.author),
+            text=self._text(message),
+            sent_at=message.created_at,
+            is_mention=is_mention,
+            is_direct=is_direct,
+            is_automatic=is_automatic,
+            is_own_room=is_direct or thread is not None,
+            reply_to=str(reference.message_id) if is_reply and reference is not None and reference.message_id else None,
+            attachments=attachments,
+            look_back=self._look_back(message, channel),
+            other_places=frozenset() if category_id is None else frozenset({str(category_id)}),
+        )
+
+    def saw_update(self, message: discord.Message) -> None:
+        """Discord has looked at a message's links."""
+        if message.embeds:
+            _remember(self._resolved, message.id, message)
+            if waiting := self._waiting.get(message.id):
+                waiting.set()
+
+    def pictures_of(self, message: discord.Message) -> tuple[Attachment, ...]:
+        """All that a message shows, previews of pages too."""
+        sources = sources_in(message, with_previews=True)
+        return attachments_of(sources, self._downloads, lambda: self._reread(message))
+
+    # -- pictures ----------------------------------------------------------------------------------------------------------
+
+    async def _attachments(self, message: discord.Message, *, is_for_us: bool, is_own_room: bool) -> tuple[Attachment, ...]:
+        """The message's own; those of the message that it replies to when it has none."""
+        if is_for_us and has_unresolved_link(message):
+            message = await self._with_embeds(message)
+        # A page's preview is the picture only of a message that mentions us in the open: in a conversation it may be an aside.
+        sources = sources_in(message, with_previews=is_for_us and not is_own_room and message.guild is not None)
+        own = attachments_of(sources, self._downloads, lambda: self._reread(message))
+        if own:
+            return own
+        replied_to = await self._replied_to(message, may_ask=is_for_us)
+        if replied_to is None or replied_to.author.id == self._own_id:
+            return ()
+        return self.pictures_of(replied_to)
+
+    async def _with_embeds(self, message: discord.Message) -> discord.Message:
+        """The message once Discord has looked at its links, or as it is."""
+        if message.id not in self._resolved:
+            waiting = self._waiting[message.id] = asyncio.Event()
+            try:
+                async with asyncio.timeout(self._embed_seconds):
+                    await waiting.wait()
+            except TimeoutError:
+                return await self._reread(message) or message
+            finally:
+                del self._waiting[message.id]
+        return self._resolved.get(message.id, message)
+
+    async def _replied_to(self, message: discord.Message, *, may_ask: bool) -> discord.Message | None:
+        reference = message.reference
+        if reference is None or reference.type is not discord.MessageReferenceType.reply or reference.message_id is None:
+            return None
+        if isinstance(reference.resolved, discord.Message):
+            return reference.resolved
+        if isinstance(reference.resolved, discord.DeletedReferencedMessage) or not may_ask:
+            return None
+        return await self._read(reference.channel_id, reference.guild_id, reference.message_id)
+
+    def _look_back(self, message: discord.Message, channel: discord.abc.MessageableChannel) -> LookBack:
+        async def look_back() -> Sequence[Attachment]:
+            reference = message.reference
+            if reference is not None and isinstance(reference.resolved, discord.DeletedReferencedMessage):
+                return (unusable("the message that you replied to", "it was deleted"),)
+            replied_to = await self._replied_to(message, may_ask=True)
+            if replied_to is not None and (found := self.pictures_of(replied_to)):
+                return found
+            if found := self.pictures_of(await self._with_embeds(message) if has_unresolved_link(message) else message):
+                return found
+            async for earlier in self._earlier(message, channel):
+                if earlier.author.id != self._own_id and (found := self.pictures_of(earlier)):
+                    return found
+            return ()
+
+        return look_back
+
+    async def _earlier(self, message: discord.Message, channel: discord.abc.MessageableChannel) -> AsyncIterator[discord.Message]:
+        """Newest first: in a thread or a direct message everything nearby, in a channel what the same person just wrote."""
+        is_conversation = isinstance(channel, discord.Thread) or message.guild is None
+        history: list[discord.Message] = []
+        try:
+            async with calling():
+                history = [each async for each in channel.history(limit=_NUM_LOOKED_BACK, before=message)]
+        except (PlaceGone, TryLater, CannotEdit):
+            pass  # then we know of nothing earlier
+        for earlier in history:
+            is_same_person = earlier.author.id == message.author.id
+            if is_conversation or (is_same_person and message.created_at - earlier.created_at <= _NEARBY):
+                yield earlier
+        if isinstance(channel, discord.Thread):
+            starter = await self._read(channel.parent_id, channel.guild.id, channel.id)
+            if starter is not None:
+                yield starter
+
+    async def _reread(self, message: discord.Message) -> discord.Message | None:
+        return await self._read(message.channel.id, message.guild.id if message.guild else None, message.id)
+
+    async def _read(self, channel_id: int, guild_id: int | None, message_id: int) -> discord.Message | None:
+        """None when it is gone or cannot be read."""
+        try:
+            async with calling():
+                return await self._client.get_partial_messageable(channel_id, guild_id=guild_id).fetch_message(message_id)
+        except (PlaceGone, TryLater, CannotEdit):
+            return None
+
+    # -- words -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _own_id(self) -> int:
+        return self._client.user.id if self._client.user is not None else 0
+
+    def _is_mention(self, message: discord.Message) -> bool:
+        """By name, by our own role, or by a reply to us that rings."""
+        role = message.guild.self_role if message.guild is not None else None
+        return any(user.id == self._own_id for user in message.mentions) or (
+            role is not None and any(each.id == role.id for each in message.role_mentions)
+        )
+
+    async def _channel(self, message: discord.Message) -> discord.abc.MessageableChannel:
+        """A thread that was archived is not known to discord.py, and then neither is what it lies in."""
+        channel = message.channel
+        if message.guild is None or not isinstance(channel, discord.PartialMessageable):
+            return channel
+        if channel.id in self._threads:
+            return self._threads[channel.id]
+        try:
+            async with calling():
+                fetched = await self._client.fetch_channel(channel.id)
+        except (PlaceGone, TryLater, CannotEdit, discord.InvalidData):
+            return channel
+        if not isinstance(fetched, discord.Thread):
+            return channel
+        _remember(self._threads, fetched.id, fetched)
+        return fetched
+
+    def _text(self, message: discord.Message) -> str:
+        """What was said, with names for mentions and without the mention of us."""
+        role = message.guild.self_role if message.guild is not None else None
+        users = {user.id: user.display_name for user in message.mentions}
+        roles = {each.id: each.name for each in message.role_mentions}
+        channels = {each.id: each.name for each in message.channel_mentions if hasattr(each, "name")}
+
+        def name(match: re.Match[str]) -> str:
+            if match["emoji"]:
+                return match["emoji"]
+            kind, id_ = match["kind"], int(match["id"])
+            if (kind in ("@", "@!") and id_ == self._own_id) or (role is not None and id_ == role.id):
+                return ""
+            if kind == "#":
+                return f"#{channels.get(id_, 'channel')}"
+            return f"@{(roles if kind == '@&' else users).get(id_, 'somebody')}"
+
+        return _SPACES.sub(" ", _MENTION.sub(name, message.content)).strip()
+
+
+def _remember(known: OrderedDict[int, _T], id_: int, what: _T) -> None:
+    """A bounded memory; the oldest are forgotten."""
+    known[id_] = what
+    if len(known) > _MAX_REMEMBERED:
+        known.popitem(last=False)
+
+
+def is_automatic_message(message: discord.Message) -> bool:
+    """Whether no person wrote it for others to read: bots, webhooks, Discord itself; voice messages have no words either."""
+    is_of_people = message.type in _PEOPLES_TYPES and message.webhook_id is None
+    return message.author.bot or not is_of_people or message.flags.voice
+
+
+def workspace_of(guild: discord.Guild | discord.Object | None) -> str:
+    return DIRECT if guild is None else str(guild.id)
+
+
+def author_of(user: discord.abc.User) -> Author:
+    roles = user.roles if isinstance(user, discord.Member) else []
+    return Author(str(user.id), user.display_name, frozenset(str(role.id) for role in roles))

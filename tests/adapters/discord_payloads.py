@@ -1,0 +1,121 @@
+"""How Discord's objects look on the wire, as far as discord.py reads them (https://discord.com/developers/docs/resources)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+Payload = dict[str, Any]
+
+TOKEN = "bot-token"
+APPLICATION, BOT, GUILD, ANN = 111, 222, 333, 444
+ARCHIVED = 50083
+_ERRORS = {
+    0: "401: Unauthorized",
+    10003: "Unknown Channel",
+    10008: "Unknown Message",
+    10015: "Unknown Webhook",
+    50001: "Missing Access",
+    50013: "Missing Permissions",
+    50035: "Invalid Form Body",
+    ARCHIVED: "Thread is archived",
+    160004: "A thread has already been created for this message",
+    160005: "Thread is locked",
+}
+WHEN = "2026-11-01T10:00:00+00:00"
+
+
+def error_text(code: int) -> str:
+    return _ERRORS.get(code, "error")
+
+
+def user_payload(id_: int = ANN, name: str = "ann", *, bot: bool = False) -> Payload:
+    return {"id": str(id_), "username": name, "discriminator": "0", "avatar": None, "global_name": None, "bot": bot}
+
+
+def application_payload(flags: int) -> Payload:
+    return {
+        "id": str(APPLICATION),
+        "name": "Threadsight",
+        "icon": None,
+        "description": "",
+        "bot_public": True,
+        "bot_require_code_grant": False,
+        "summary": "",
+        "verify_key": "",
+        "flags": flags,
+        "team": None,
+        "owner": user_payload(),
+    }
+
+
+def channel_payload(id_: int, name: str, kind: int) -> Payload:
+    return {
+        "id": str(id_),
+        "guild_id": str(GUILD),
+        "type": kind,
+        "name": name,
+        "position": 0,
+        "permission_overwrites": [],
+        "nsfw": False,
+        "parent_id": None,
+        "last_message_id": None,
+        **({"available_tags": [], "flags": 0} if kind == 15 else {}),
+    }
+
+
+def thread_payload(id_: int, parent: int, owner: int, name: str) -> Payload:
+    return {
+        "id": str(id_),
+        "guild_id": str(GUILD),
+        "type": 11,
+        "name": name,
+        "parent_id": str(parent),
+        "owner_id": str(owner),
+        "message_count": 0,
+        "member_count": 1,
+        "last_message_id": None,
+        "thread_metadata": {"archived": False, "auto_archive_duration": 1440, "archive_timestamp": WHEN, "locked": False},
+    }
+
+
+def guild_payload(channels: list[Payload], permissions: int) -> Payload:
+    everyone = {"id": str(GUILD), "name": "@everyone", "color": 0, "colors": {"primary_color": 0}, "permissions": str(permissions)}
+    everyone |= {"position": 0, "hoist": False, "managed": False, "mentionable": False, "flags": 0}
+    is_thread = {id(each): each["type"] in (10, 11, 12) for each in channels}
+    return {
+        "id": str(GUILD),
+        "name": "Guild",
+        "owner_id": str(ANN),
+        "roles": [everyone],
+        "emojis": [],
+        "features": [],
+        "members": [{"user": user_payload(BOT, "sight", bot=True), "roles": [], "flags": 0, "joined_at": WHEN}],
+        "member_count": 2,
+        "channels": [each for each in channels if "guild_id" in each and not is_thread[id(each)]],
+        "threads": [each for each in channels if "guild_id" in each and is_thread[id(each)]],
+        "large": False,
+        "unavailable": False,
+    }
+
+
+def message_payload(id_: int, channel: int, text: str, author: Payload, **more: Any) -> Payload:
+    return {
+        "id": str(id_),
+        "channel_id": str(channel),
+        "author": author,
+        "content": text,
+        "timestamp": datetime.now(UTC).isoformat(),
+        "edited_timestamp": None,
+        "tts": False,
+        "mention_everyone": False,
+        "mentions": [],
+        "mention_roles": [],
+        "attachments": [],
+        "embeds": [],
+        "components": [],
+        "pinned": False,
+        "type": 0,
+        "flags": 0,
+        **more,
+    }

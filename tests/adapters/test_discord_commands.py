@@ -1,0 +1,248 @@
+"""Commands, message menus and buttons on Discord, through the unmodified discord.py."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from adapters.access import Access, parse_entries
+from adapters.base import AnswerText, ThreadKey
+from adapters.desk import NOT_ALLOWED, ONLY_ASKER
+from adapters.discord.actions import ALT_TEXT_QUESTION, FORGET_QUESTION, NO_PICTURE_HERE, NOTHING_TO_RESET
+from adapters.discord.places import Place, read_place
+from adapters.discord.surface import MAX_ALT_TEXT_CHARS, DiscordSurface
+from adapters.surface import Page, PlaceGone
+from tests.adapters.discord_payloads import ANN, GUILD, Payload, user_payload
+from tests.adapters.discord_world import World, world
+from tests.chat_handler import TIMEOUT_SECONDS, draw_picture
+
+EPHEMERAL = 1 << 6
+BOB = user_payload(5, "bob")
+
+
+async def _ask(w: World, question: str = "What is this?", **more: Any) -> int:
+    """/ask with a picture."""
+    file = w.picture()
+    options = [{"name": "image", "type": 11, "value": file["id"]}, {"name": "question", "type": 3, "value": question}]
+    data = {"options": options, "resolved": {"attachments": {file["id"]: file}}}
+    return await w.discord.command("ask", w.channel, data=data, **more)
+
+
+async def _menu(w: World, name: str, target: Payload) -> int:
+    data = {"target_id": target["id"], "resolved": {"messages": {target["id"]: target}}}
+    return await w.discord.command(name, w.channel, kind=3, data=data)
+
+
+async def _button(w: World, message: Payload, word: str, **more: Any) -> int:
+    ids = [button["custom_id"] for row in message["components"] for button in row["components"]]
+    return await w.discord.click(message, next(id_ for id_ in ids if id_.startswith(f"threadsight:{word}")), **more)
+
+
+# --- questions
+
+
+async def test_ask_is_answered_where_it_was_asked_and_goes_on_by_replies() -> None:
+    async with world() as w:
+        interaction = await _ask(w)
+        assert w.discord.callbacks[interaction]["type"] == 5  # "… is thinking"
+        await w.answered("A red circle.")
+        [shown] = w.discord.bots(w.channel)
+        assert shown["content"] == "A red circle."
+        reference = {"type": 0, "message_id": shown["id"], "channel_id": str(w.channel), "guild_id": str(GUILD)}
+        await w.discord.post(w.channel, "Its colour?", message_reference=reference, referenced_message=shown, type=19)
+        await w.answered("Red.")
+        key = ThreadKey("discord", str(GUILD), str(w.channel), str(interaction))
+        assert [(message.key, message.text) for message in w.handler.messages] == [(key, "What is this?"), (key, "Its colour?")]
+        assert await w.handler.messages[0].attachments[0].fetch(10**7) == draw_picture()
+
+
+async def test_ask_about_this_image_asks_for_the_question_first() -> None:
+    async with world() as w:
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
+        opened = await _menu(w, "Ask about this image", target)
+        window = w.discord.callbacks[opened]
+        assert (window["type"], window["data"]["title"]) == (9, "Ask about this image")
+        label = window["data"]["components"][0]
+        field = {**label["component"], "value": "Whose is it?"}
+        data = {"custom_id": window["data"]["custom_id"], "components": [{**label, "component": field}]}
+        await w.discord.interact(5, data, w.channel)
+        await w.answered("Bob's.")
+        assert w.texts(w.channel) == ["Bob's."]
+        [message] = w.handler.messages
+        assert (message.text, [attachment.name for attachment in message.attachments]) == ("Whose is it?", ["bobs.png"])
+
+
+async def test_describe_image_gives_short_alt_text_to_the_person_alone() -> None:
+    async with world() as w:
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
+        interaction = await _menu(w, "Describe image", target)
+        assert w.discord.callbacks[interaction]["data"]["flags"] == EPHEMERAL
+        await w.answered("A red circle is on the left. " * 60)
+        shown = await w.discord.reply_to(interaction)
+        assert 900 < len(shown["content"]) <= MAX_ALT_TEXT_CHARS
+        assert shown["content"].endswith("left.")
+        assert not shown["components"]
+        assert [message.text for message in w.handler.messages] == [ALT_TEXT_QUESTION]
+
+
+@pytest.mark.parametrize("name", ["Ask about this image", "Describe image"])
+async def test_a_message_without_a_picture_is_told_at_once(name: str) -> None:
+    async with world() as w:
+        target = w.discord.people_say(w.channel, "No picture", BOB)
+        shown = w.discord.callbacks[await _menu(w, name, target)]
+        assert (shown["data"]["content"], shown["data"]["flags"]) == (NO_PICTURE_HERE, EPHEMERAL)
+        assert w.handler.messages == []
+
+
+async def test_a_command_is_answered_after_a_restart_too() -> None:
+    async with world() as w:
+        await _ask(w)
+        answer = await w.handler.next_answer()
+        async with asyncio.timeout(TIMEOUT_SECONDS), w.handler.changed:
+            await w.handler.changed.wait_for(lambda: w.handler.places[answer.turn_id or 0].reply_ids)
+        await w.restart()
+        await answer.add(AnswerText("A red circle."))
+        await w.handler.end(answer)
+        await w.handler.wait_delivered(answer.turn_id)
+        assert w.texts(w.channel) == ["A red circle."]
+
+
+# --- when an interaction's token is dead
+
+
+async def test_after_its_token_an_answer_goes_on_in_the_channel_where_the_bot_is_a_member() -> None:
+    async with world() as w:
+        place = Place(str(GUILD), str(w.channel), application="111", token="dead", token_until=100.0)
+        surface = DiscordSurface(w.adapter._connected, place, clock=lambda: 101.0)
+        moved_to = await surface.edit("@original:1", Page("A red circle."))
+        assert [message["id"] for message in w.discord.bots(w.channel)] == [moved_to]
+        stranger = Place("9", "8", application="111", token="dead", token_until=100.0, is_member=False)
+        with pytest.raises(PlaceGone):
+            await DiscordSurface(w.adapter._connected, stranger, clock=lambda: 101.0).post(Page("A red circle."))
+
+
+async def test_where_nothing_leads_any_more_regenerate_says_so() -> None:
+    async with world() as w:
+        await _ask(w, authorizing_integration_owners={"1": str(ANN)})  # the person installed the app, the server did not
+        answer = await w.answered("A red circle.")
+        assert answer.turn_id is not None
+        turn = w.handler.places[answer.turn_id]
+        late = replace(read_place(turn.reply_place), token_until=1.0)
+        w.handler.places[answer.turn_id] = replace(turn, reply_place=str(late))
+        [shown] = w.discord.bots(w.channel)
+        pressed = await _button(w, shown, "regenerate")
+        assert (await w.discord.reply_to(pressed))["content"] == "I cannot write there any more."
+
+
+# --- buttons
+
+
+async def test_stop_is_for_the_asker_and_moderators() -> None:
+    async with world() as w:
+        asked = await w.ask()
+        answer = await w.handler.next_answer()
+        await answer.add(AnswerText("A red"))
+        [shown] = await w.discord.wait_for(lambda: w.discord.bots(int(asked["id"])))
+        refused = await _button(w, shown, "stop", user=BOB)
+        assert (await w.discord.reply_to(refused))["content"] == ONLY_ASKER
+        assert not answer.is_stop_wanted.is_set()
+        await _button(w, shown, "stop", user=BOB, rights=1 << 13)
+        await answer.is_stop_wanted.wait()
+
+
+async def test_buttons_work_after_a_restart() -> None:
+    async with world() as w:
+        asked = await w.ask()
+        answer = await w.answered("A red circle.")
+        [shown] = w.discord.bots(int(asked["id"]))
+        await w.restart()
+        rated = await _button(w, shown, "helpful", user=BOB)
+        assert (await w.discord.reply_to(rated))["content"] == "Thank you, I wrote that down."
+        assert w.handler.ratings == {(answer.turn_id, "5"): True}
+        await _button(w, shown, "regenerate")
+        await w.handler.answer_next("It is a circle.")
+        await w.discord.wait_for(lambda: shown["content"] == "It is a circle.")
+
+
+async def test_regenerate_wakes_an_archived_thread() -> None:
+    async with world() as w:
+        asked = await w.ask()
+        await w.answered()
+        thread = w.discord.channels[int(asked["id"])]
+        thread["thread_metadata"]["archived"] = True
+        await w.discord.dispatch("THREAD_UPDATE", thread)
+        [shown] = w.discord.bots(int(asked["id"]))
+        await _button(w, shown, "regenerate")
+        await w.handler.answer_next("Again.")
+        await w.discord.wait_for(lambda: shown["content"] == "Again.")
+        assert thread["thread_metadata"]["archived"] is False
+
+
+# --- the rest
+
+
+async def _told(w: World, name: str, channel: int | None = None) -> str:
+    shown = w.discord.callbacks[await w.discord.command(name, channel or w.channel)]
+    assert shown["data"]["flags"] & EPHEMERAL
+    return str(shown["data"]["content"])
+
+
+async def test_reset_forgets_the_chat_of_the_thread_alone() -> None:
+    async with world() as w:
+        asked = await w.ask()
+        await w.answered()
+        assert await _told(w, "reset") == NOTHING_TO_RESET
+        assert (await _told(w, "reset", int(asked["id"]))).startswith("I have forgotten this chat.")
+        chat = await w.handler.read_chat(w.handler.messages[0].key)
+        assert chat is not None
+        assert chat.turns == ()
+
+
+async def test_quota_and_help() -> None:
+    async with world() as w:
+        await w.ask()
+        await w.answered()
+        assert await _told(w, "quota") == "You have asked 1 question in the last 24 hours. There is no limit here."
+        assert "every message there goes on" in await _told(w, "help")
+
+
+async def test_forget_asks_before_it_deletes() -> None:
+    async with world() as w:
+        await w.ask()
+        await w.answered()
+        interaction = await w.discord.command("forget", w.channel)
+        asking = await w.discord.reply_to(interaction)
+        assert asking["content"] == FORGET_QUESTION
+        assert w.handler.places
+        await _button(w, asking, "forget")
+        await w.discord.wait_for(lambda: asking["content"].startswith("Done: I have deleted your question"))
+        assert not w.handler.places
+        assert not asking["components"]
+
+
+async def test_access_lists_hold_for_commands_too() -> None:
+    async with world(access=Access(deny=parse_entries(f"user:{ANN}"))) as w:
+        assert await _told(w, "help") == NOT_ALLOWED
+        shown = w.discord.callbacks[await _ask(w)]
+        assert shown["data"]["content"] == NOT_ALLOWED
+        assert w.handler.messages == []
+
+
+async def test_commands_are_told_to_discord_only_when_they_changed() -> None:
+    async with world() as w:
+        await w.restart()
+        [commands] = w.discord.commands
+        names = [command["name"] for command in commands]
+        assert names == ["ask", "reset", "quota", "forget", "help", "Ask about this image", "Describe image"]
+        assert all(command["integration_types"] == [0, 1] and command["contexts"] == [0, 1, 2] for command in commands)
+        w.handler.notes["discord", "commands"] = "of an earlier version"
+        await w.restart()
+        assert len(w.discord.commands) == 2
+
+
+def test_a_reply_place_keeps_its_token() -> None:
+    place = Place(str(GUILD), "1", application="111", token="secret", token_until=5.0, is_alt_text=True)
+    assert read_place(str(place)) == place
