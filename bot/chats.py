@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from adapters.base import Answer, AnswerStatus, ChatView, IncomingMessage, ThreadKey
 from bot.answers import RunningAnswer, ended_answer
-from bot.limits import Limits, Shares
+from bot.limits import Limits, Shares, Ticket
 from bot.model import Model
 from bot.pictures import PictureReader, Pictures, join_names, without_links
 from bot.places import Places
@@ -36,17 +36,19 @@ _MAX_RESUMED_AT_ONCE = 4
 
 NEW_CHAT = "This is a new picture, so I started a new chat about it: I no longer look at what was said before."
 SHUTTING_DOWN = "I am being restarted. Please ask again in a moment."
+TOO_LONG = f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characters. Please ask in fewer words."
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is written down of a message. `refusal` says why the model is not asked."""
+    """What is written down of a message. `refusal` says why the model is not asked; `has_failures`: a picture cannot be used."""
 
     question: str
     images: Sequence[Image]
     is_start: bool
     notices: Sequence[str]
     refusal: str | None
+    has_failures: bool
 
 
 class Chats:
@@ -55,7 +57,7 @@ class Chats:
     ) -> None:
         self._store = store
         self._places = Places(store)
-        self._shares = Shares(limits or Limits(), self._places)
+        self._shares = Shares(limits or Limits(), self._places.asked_since)
         self._model = model
         self._pictures = pictures
         self._writer = writer
@@ -79,11 +81,8 @@ class Chats:
 
     async def regenerate(self, key: ThreadKey) -> Answer | None:
         async with self._lock(key):
-            running = self._unanswered.get(key)
-            if running:
-                return running[-1]
             turns = await self._store.read_turns(key)
-            return self._answer_again(turns[-1]) if turns else None
+            return await self._answer_again(turns[-1]) if turns else None
 
     def running_answer(self, key: ThreadKey) -> Answer | None:
         unanswered = self._unanswered.get(key)
@@ -119,7 +118,8 @@ class Chats:
                 await self._store.finish_turn(turn.turn_id, AnswerStatus.FAILED, notices=turn.notices, error=error)
             else:
                 await self._store.count_attempt(turn.turn_id)
-                self._start(turn, is_resumed=True)
+                ticket = await self._shares.take_open(turn.key.platform, turn.author_id)
+                self._start(turn, ticket, is_patient=True)
         return len(turns)
 
     async def purge_forever(self, retention_days: int, interval_seconds: float = 3_600) -> None:
@@ -167,32 +167,34 @@ class Chats:
     async def _accept(self, message: IncomingMessage) -> RunningAnswer:
         key = message.key
         if known := await self._store.find_turn(key.platform, key.workspace, message.message_id):
-            return self._known_answer(known)
+            return await self._known_answer(known)
         if self._is_closing:
             return _refusal(key, SHUTTING_DOWN)
         if len(self._unanswered.get(key, ())) >= MAX_UNANSWERED:
             return _refusal(key, f"I am still answering your last {MAX_UNANSWERED} questions here. Please wait a little.")
         if len(message.text) > MAX_QUESTION_CHARS:
-            return _refusal(
-                key, f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characters. Please ask in fewer words."
-            )
+            return _refusal(key, TOO_LONG)
 
-        if refusal := await self._shares.refusal(key.platform, message.author):
-            return _refusal(key, refusal)
-        question = await self._examine(message, await self._store.read_turns(key))
-        turn = await self._store.add_turn(
-            key,
-            message.message_id,
-            question.question,
-            author_id=message.author.id,
-            reply_place=message.reply_place,
-            images=question.images,
-            is_start=question.is_start,
-            notices=question.notices,
-            refusal=question.refusal,
-        )
-        await self._shares.count(key.platform, turn.author_id, turn.created_at)
-        return stored_answer(turn) if turn.is_refused else self._start(turn)
+        ticket = await self._shares.take(key.platform, message.author)
+        if isinstance(ticket, str):
+            return _refusal(key, ticket)
+        try:
+            question = await self._examine(message, await self._store.read_turns(key))
+            turn = await self._store.add_turn(
+                key,
+                message.message_id,
+                question.question,
+                author_id=message.author.id,
+                reply_place=message.reply_place,
+                images=question.images,
+                is_start=question.is_start,
+                notices=question.notices,
+                refusal=question.refusal,
+            )
+        except BaseException:
+            self._shares.give_back(ticket, counts=False)
+            raise
+        return self._start_or_refuse(turn, ticket)
 
     async def _examine(self, message: IncomingMessage, turns: Sequence[StoredTurn]) -> Question:
         """What is asked, with the pictures that could be used, as the next turn after `turns`."""
@@ -218,52 +220,80 @@ class Chats:
             is_start=bool(images) and (starts_new_chat or not known),
             notices=() if refusal else _notices(pictures, max_images, starts_new_chat=starts_new_chat and bool(known)),
             refusal=refusal,
+            has_failures=bool(pictures.failures),
         )
 
-    def _known_answer(self, turn: StoredTurn) -> RunningAnswer:
+    async def _known_answer(self, turn: StoredTurn) -> RunningAnswer:
         """The answer to a message that was delivered before."""
-        for answer in self._unanswered.get(turn.key, ()):
-            if answer.turn_id == turn.turn_id:
-                return answer
+        if running := self._running(turn.turn_id):
+            return running
         if turn.status is AnswerStatus.PENDING and not self._is_closing:
-            return self._start(turn)
+            return self._start(turn, await self._shares.take_open(turn.key.platform, turn.author_id))
         return stored_answer(turn)
 
     # -- answering ---------------------------------------------------------------------------------------------------------
 
-    def _answer_again(self, turn: StoredTurn) -> RunningAnswer:
+    def _running(self, turn_id: int) -> RunningAnswer | None:
+        return next((answer for answers in self._unanswered.values() for answer in answers if answer.turn_id == turn_id), None)
+
+    async def _answer_again(self, turn: StoredTurn) -> RunningAnswer:
+        """Under the thread's lock."""
+        if running := self._running(turn.turn_id):
+            return running
         if turn.is_refused:
             return stored_answer(turn)
         if self._is_closing:
-            return ended_answer(turn.key, AnswerStatus.FAILED, turn_id=turn.turn_id, error=SHUTTING_DOWN)
-        return self._start(turn)
+            return kept_answer(turn, SHUTTING_DOWN)
+        ticket = await self._shares.take_again(turn.key.platform, turn.author_id)
+        if isinstance(ticket, str):
+            return kept_answer(turn, ticket)
+        try:
+            await self._places.set_undelivered(turn.turn_id)
+        except BaseException:
+            self._shares.give_back(ticket, counts=False)
+            raise
+        return self._start(turn, ticket)
 
-    def _start(self, turn: StoredTurn, *, is_resumed: bool = False) -> RunningAnswer:
+    def _start_or_refuse(self, turn: StoredTurn, ticket: Ticket, *, is_edited: bool = False) -> RunningAnswer:
+        if turn.is_refused:
+            self._shares.give_back(ticket, counts=False)
+            return stored_answer(turn)
+        return self._start(turn, ticket, is_edited=is_edited)
+
+    def _start(self, turn: StoredTurn, ticket: Ticket, *, is_patient: bool = False, is_edited: bool = False) -> RunningAnswer:
+        ticket.turn_id = turn.turn_id
         answer = RunningAnswer(turn.key, turn.turn_id, first_notices(turn))
         unanswered = self._unanswered.setdefault(turn.key, [])
         previous = unanswered[-1] if unanswered else None
         unanswered.append(answer)
-        self._shares.begin(turn.key.platform, turn.author_id)
-        task = asyncio.create_task(self._answer(turn, answer, previous, is_resumed=is_resumed))
+        writing = self._answer(turn, answer, previous, ticket, is_patient=is_patient, is_edited=is_edited)
+        task = asyncio.create_task(writing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return answer
 
-    async def _answer(self, turn: StoredTurn, answer: RunningAnswer, previous: RunningAnswer | None, *, is_resumed: bool) -> None:
+    async def _answer(
+        self,
+        turn: StoredTurn,
+        answer: RunningAnswer,
+        previous: RunningAnswer | None,
+        ticket: Ticket,
+        *,
+        is_patient: bool,
+        is_edited: bool,
+    ) -> None:
         try:
             if previous is not None:
                 await previous.wait_ended()
-            if is_resumed:
+            if is_patient:
                 async with self._resumed_slots:
                     await self._writer.write(turn, answer, is_patient=True)
             else:
-                await self._writer.write(turn, answer)
+                await self._writer.write(turn, answer, is_edited=is_edited)
         finally:
             if answer.ended is None:  # cancelled before the writer had begun
                 leave_for_restart(turn, answer)
-            self._shares.end(turn.key.platform, turn.author_id)
-            if answer.turn_id is None:  # taken back, as when the queue is full
-                self._shares.take_back(turn.key.platform, turn.author_id)
+            self._shares.give_back(ticket, counts=answer.ended is None or answer.ended.status is not AnswerStatus.FAILED)
             unanswered = self._unanswered[turn.key]
             unanswered.remove(answer)
             if not unanswered:
@@ -304,3 +334,8 @@ def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
 
 def stored_answer(turn: StoredTurn) -> RunningAnswer:
     return ended_answer(turn.key, turn.status, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=turn.error)
+
+
+def kept_answer(turn: StoredTurn, reason: str) -> RunningAnswer:
+    """The answer as it was, with the reason why there is no new one."""
+    return ended_answer(turn.key, AnswerStatus.FAILED, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=reason)

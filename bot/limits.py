@@ -1,7 +1,7 @@
 """How much one person may ask: a number of questions within any 24 hours, and so many at the same time.
 
-Rules: what may be asked counts at once, before its pictures are fetched, so that many questions at the same time do not slip through
-together. What was not answered after all (a refusal, a full queue, a failure) or was deleted does not count. What somebody asked
+Rules: what may be asked counts at once, before its pictures are fetched, so that many questions do not slip through together. What
+was not answered after all (a refusal, a full queue, a failure) or was deleted does not count. What somebody asked
 before a restart counts, and forgetting one's data does not set the count back. The owner at the page or in the terminal is not
 limited. Of several roles with a limit the most generous counts, and it replaces the general limit.
 """
@@ -58,9 +58,7 @@ class _Person:
 class Shares:
     """Who asked when, and how many questions of each person are unanswered."""
 
-    def __init__(
-        self, limits: Limits, asked_since: AskedSince, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, limits: Limits, asked_since: AskedSince, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._limits = limits
         self._asked_since = asked_since
         self._now = now

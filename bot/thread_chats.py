@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, Quota, ThreadKey, TurnPlace
-from bot.answers import RunningAnswer, ended_answer
-from bot.chats import DEFAULT_QUESTION, SHUTTING_DOWN, Chats, stored_answer
+from bot.chats import (
+    DEFAULT_QUESTION,
+    MAX_QUESTION_CHARS,
+    SHUTTING_DOWN,
+    TOO_LONG,
+    Chats,
+    Question,
+    kept_answer,
+    stored_answer,
+)
 from bot.pictures import links_in, without_links
-from bot.schema import clean
 from bot.store import StoredTurn
 
 UNDELIVERED_FOR = timedelta(days=3)  # an answer that found no way to its place for so long surprises more than it helps
@@ -24,26 +31,36 @@ class ThreadChats(Chats):
         key = message.key
         async with self._lock(key):
             turn = await self._store.find_turn(key.platform, key.workspace, message.message_id)
-            if turn is None or (not turn.is_refused and _says_the_same(turn, message)):
+            if turn is None:
                 return None
-            refusal = SHUTTING_DOWN if self._is_closing else await self._shares.refusal(key.platform, message.author)
-            if refusal:
-                return _kept(turn, refusal)
-            await self._stop([turn])
+            if len(message.text) > MAX_QUESTION_CHARS:
+                return kept_answer(turn, TOO_LONG)
             before = [other for other in await self._store.read_turns(key) if other.turn_id < turn.turn_id]
             question = await self._examine(message, before)
-            changed = await self._store.replace_question(
-                turn.turn_id,
-                question.question,
-                images=question.images,
-                is_start=question.is_start,
-                notices=question.notices,
-                refusal=question.refusal,
-            )
-            if changed is None:
+            if _says_the_same(turn, question):
                 return None
-            await self._shares.count(key.platform, turn.author_id, datetime.now(UTC))
-            return stored_answer(changed) if changed.is_refused else self._start(changed)
+            if self._is_closing:
+                return kept_answer(turn, SHUTTING_DOWN)
+            ticket = await self._shares.take(key.platform, message.author)
+            if isinstance(ticket, str):
+                return kept_answer(turn, ticket)
+            try:
+                await self._stop([turn])
+                changed = await self._store.replace_question(
+                    turn.turn_id,
+                    question.question,
+                    images=question.images,
+                    is_start=question.is_start,
+                    notices=question.notices,
+                    refusal=question.refusal,
+                )
+            except BaseException:
+                self._shares.give_back(ticket, counts=False)
+                raise
+            if changed is None:
+                self._shares.give_back(ticket, counts=False)
+                return None
+            return self._start_or_refuse(changed, ticket, is_edited=True)
 
     async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
         found = await self._store.find_turn(platform, workspace, message_id)
@@ -56,23 +73,16 @@ class ThreadChats(Chats):
             await self._stop([turn])
             turn = await self._store.get_turn(turn.turn_id) or turn  # it may have been shown in more messages meanwhile
             await self._store.drop_turn(turn.turn_id)
+            self._shares.forget_turn(platform, turn.author_id, turn.turn_id)
             return turn.place
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:
-        turn = await self._store.get_turn(turn_id)
-        if turn is None:
+        found = await self._store.get_turn(turn_id)
+        if found is None:
             return None
-        async with self._lock(turn.key):
-            if running := self._running(turn_id):
-                return running
-            turn = await self._store.get_turn(turn_id)
-            if turn is None:
-                return None
-            if busy := self._shares.busy(turn.key.platform, turn.author_id):
-                return _kept(turn, busy)
-            if not turn.is_refused:
-                await self._shares.count(turn.key.platform, turn.author_id, datetime.now(UTC))
-            return self._answer_again(turn)
+        async with self._lock(found.key):
+            turn = await self._store.get_turn(turn_id)  # what was waited for may have changed it
+            return None if turn is None else await self._answer_again(turn)
 
     def running_turn(self, turn_id: int) -> Answer | None:
         return self._running(turn_id)
@@ -101,11 +111,23 @@ class ThreadChats(Chats):
         return sum([await self.delete_chat(key) for key in keys])
 
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
-        await self._places.set_reply(turn_id, reply_ids, is_delivered=is_delivered)
+        running = self._running(turn_id)  # what shows the earlier answer may come late
+        is_being_written = running is not None and running.ended is None and not running.is_stopped
+        await self._places.set_reply(turn_id, reply_ids, is_delivered=is_delivered and not is_being_written)
 
     async def undelivered(self, platform: str) -> Sequence[tuple[TurnPlace, Answer]]:
-        turns = await self._places.undelivered(platform, datetime.now(UTC) - UNDELIVERED_FOR)
-        return [(turn.place, self._known_answer(turn)) for turn in turns]
+        found = []
+        for turn in await self._places.undelivered(platform, datetime.now(UTC) - UNDELIVERED_FOR):
+            answer = self._running(turn.turn_id)
+            newest: StoredTurn | None = turn
+            if answer is None and turn.status is AnswerStatus.PENDING:  # it has ended meanwhile, or is about to begin
+                newest = await self._store.get_turn(turn.turn_id)
+                answer = self._running(turn.turn_id)
+            if answer is None and newest is not None and newest.status is not AnswerStatus.PENDING:
+                answer = stored_answer(newest)
+            if answer is not None:
+                found.append((turn.place, answer))
+        return found
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
         return await self._places.rate(turn_id, author_id, is_helpful=is_helpful)
@@ -123,9 +145,6 @@ class ThreadChats(Chats):
     async def write_note(self, platform: str, name: str, text: str) -> None:
         await self._places.write_note(platform, name, text)
 
-    def _running(self, turn_id: int) -> RunningAnswer | None:
-        return next((answer for answers in self._unanswered.values() for answer in answers if answer.turn_id == turn_id), None)
-
     async def _stop(self, turns: Sequence[StoredTurn]) -> None:
         """Stop what runs of these, and wait until it has ended."""
         running = [answer for turn in turns if (answer := self._running(turn.turn_id))]
@@ -135,15 +154,14 @@ class ThreadChats(Chats):
             await answer.wait_ended()
 
 
-def _kept(turn: StoredTurn, refusal: str) -> RunningAnswer:
-    """The answer as it was, with the reason why there is no new one."""
-    return ended_answer(turn.key, AnswerStatus.FAILED, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=refusal)
+def _says_the_same(turn: StoredTurn, question: Question) -> bool:
+    if question.has_failures:  # that a picture cannot be fetched any more is no change of the question
+        return _words(question.question) == _words(turn.question)
+    image_ids = tuple(image.sha256 for image in question.images)
+    is_refused = question.refusal is not None
+    return (turn.question, turn.image_ids, turn.is_refused) == (question.question, image_ids, is_refused)
 
 
-def _says_the_same(turn: StoredTurn, message: IncomingMessage) -> bool:
-    """Links are no part of it: those that were pictures have been taken out of what is stored."""
-
-    def words(text: str) -> str:
-        return " ".join(without_links(clean(text), links_in(text)).split())
-
-    return words(message.text) == words(turn.question) or (not words(message.text) and turn.question == DEFAULT_QUESTION)
+def _words(question: str) -> str:
+    """Without links: of what is stored, those that were pictures have been taken out."""
+    return " ".join(without_links(question, links_in(question)).split()) or DEFAULT_QUESTION

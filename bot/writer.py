@@ -37,8 +37,12 @@ class AnswerWriter:
     max_new_tokens: int = 512
     temperature: float = 0.2
 
-    async def write(self, turn: StoredTurn, answer: RunningAnswer, *, is_patient: bool = False) -> None:
-        """Answer `turn`, telling `answer`'s listeners. `is_patient` waits for room when the queue is full instead of giving up."""
+    async def write(self, turn: StoredTurn, answer: RunningAnswer, *, is_patient: bool = False, is_edited: bool = False) -> None:
+        """Answer `turn`, telling `answer`'s listeners.
+
+        When the queue is full, a new question is taken back; `is_patient` waits for room instead, and one that `is_edited` is kept,
+        because it has its place in the chat already.
+        """
         is_again = turn.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED)
         try:
             finished = await self._ask(turn, answer, is_again=is_again, is_patient=is_patient)
@@ -61,9 +65,11 @@ class AnswerWriter:
             leave_for_restart(turn, answer)
             raise
         except QueueFull as error:
-            if turn.status is AnswerStatus.PENDING:
+            if turn.status is AnswerStatus.PENDING and not is_edited:
                 await self._take_back(turn, answer)
-            answer.end(AnswerStatus.FAILED, str(error))
+                answer.end(AnswerStatus.FAILED, str(error))
+            else:
+                await self._fail(turn, answer, str(error))
         except ModelServerError as error:
             await self._fail(turn, answer, str(error), is_refused=isinstance(error, RequestRefused))
         except Exception:

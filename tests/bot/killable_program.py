@@ -1,6 +1,7 @@
 """`threadsight run` with a scripted model and an adapter that asks one question, for tests that end it the hard way.
 
-Arguments: how many words the model writes before it hangs (-1: it never hangs), and the message id to ask with ("" asks nothing).
+Arguments: how many words the model writes before it hangs (-1: it never hangs), and the message id to ask with ("" asks nothing,
+"deliver" shows what is not known to stand in its place).
 Prints a line when it is ready, for the first words, and for the end of the answer; then how many requests the model had.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from adapters.base import AnswerText, ChatHandler, Ended
+from adapters.base import AnswerText, Ended, ThreadHandler
 from bot.app import run
 from bot.config import Settings, load_settings
 from tests.bot.doubles import ScriptedModel, attachment, message, png, thread
@@ -21,7 +22,15 @@ class OneQuestion:
     def __init__(self, message_id: str) -> None:
         self._message_id = message_id
 
-    async def run(self, handler: ChatHandler) -> None:
+    async def run(self, handler: ThreadHandler) -> None:
+        if self._message_id == "deliver":
+            for place, left in await handler.undelivered("test"):
+                text = "".join([event.text async for event in left.events() if isinstance(event, AnswerText)])
+                await handler.set_reply(place.turn_id, ["reply"], is_delivered=True)
+                print(f"delivered {text}", flush=True)
+            print("all is delivered", flush=True)
+            await asyncio.Event().wait()
+            return
         if self._message_id:
             answer = await handler.handle(message("What is this?", attachment(png()), message_id=self._message_id))
         else:

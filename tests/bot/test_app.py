@@ -202,6 +202,22 @@ async def test_a_killed_program_answers_after_the_restart_exactly_once(tmp_path:
     assert await once_more.wait() == 0
 
 
+@pytest.mark.parametrize("num_words", [-1, 2])
+async def test_what_a_killed_program_did_not_deliver_is_delivered_after_the_restart_once(tmp_path: Path, num_words: int) -> None:
+    """Whether the answer had ended (-1) or not when it was killed."""
+    killed = await _program(tmp_path, num_words, "m1")
+    assert (await _line(killed)).startswith("text Answer")
+    while num_words < 0 and not (await _line(killed)).startswith("ended"):
+        pass
+    killed.kill()
+    await killed.wait()
+    for expected in (["delivered Answer to: What is this?", "all is delivered"], ["all is delivered"]):
+        restarted = await _program(tmp_path, -1, "deliver")
+        assert [await _line(restarted) for _ in expected] == expected
+        restarted.kill()
+        await restarted.wait()
+
+
 async def test_sigterm_in_the_middle_of_an_answer_leaves_no_half_row(tmp_path: Path) -> None:
     program = await _program(tmp_path, 2, "m1", THREADSIGHT_SHUTDOWN_GRACE_SECONDS="0")
     assert (await _line(program)).startswith("text Answer")
