@@ -73,7 +73,8 @@ class ThreadChats(Chats):
             await self._stop([turn])
             turn = await self._store.get_turn(turn.turn_id) or turn  # it may have been shown in more messages meanwhile
             await self._store.drop_turn(turn.turn_id)
-            self._shares.forget_turn(platform, turn.author_id, turn.turn_id)
+            if not turn.answer:  # what was answered counts, or deleting one's questions would get round the limit
+                self._shares.forget_turn(platform, turn.author_id, turn.turn_id)
             return turn.place
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:

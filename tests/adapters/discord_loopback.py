@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
@@ -16,15 +15,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import discord
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
+from tests.adapters.discord_gateway import Gateway
+from tests.adapters.discord_limits import Limits
 from tests.adapters.discord_payloads import (
     APPLICATION,
     BOT,
     GUILD,
     Payload,
     channel_payload,
-    guild_payload,
     message_payload,
     thread_payload,
     user_payload,
@@ -53,13 +53,15 @@ class DiscordLoopback:
     commands: list[list[Payload]] = field(default_factory=list)
     faults: list[tuple[str, re.Pattern[str], deque[Any]]] = field(default_factory=list)
     url: str = ""
-    log: list[Payload] = field(default_factory=list)
     nonces: dict[str, int] = field(default_factory=dict)
     interactions: dict[str, Payload] = field(default_factory=dict)  # by token
-    _sockets: list[web.WebSocketResponse] = field(default_factory=list)
-    _shards: dict[web.WebSocketResponse, int] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    gateway: Gateway = field(init=False)
     _newest: int = 0
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self.gateway = Gateway(self)
 
     # -- for tests ---------------------------------------------------------------------------------------------------------
 
@@ -92,11 +94,20 @@ class DiscordLoopback:
         return {"id": str(id_), "filename": name, "size": len(data), "url": self.url + path, "proxy_url": self.url + path}
 
     def fail(self, method: str, path: str, *faults: Any) -> None:
-        """The next calls so: a status, (status, code), ("429", seconds, is_global), "reset", or "done, then reset"."""
+        """The next calls so: a status, (status, code), ("429", seconds, is_global), "reset", "done, then reset".
+
+        A file may also be ("cut", after so many bytes).
+        """
         self.faults.append((method, re.compile(path), deque(faults)))
 
-    async def wait_for(self, is_so: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
+    def hold(self, method: str, path: str) -> tuple[asyncio.Event, asyncio.Event]:
+        """The next such call waits: the first event says that it has come, the second lets it go on."""
+        arrived, go = asyncio.Event(), asyncio.Event()
+        self.fail(method, path, ("hold", arrived, go))
+        return arrived, go
+
+    async def wait_for(self, is_so: Callable[[], Any], seconds: float = TIMEOUT_SECONDS) -> Any:
+        async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(is_so)
         return is_so()
 
@@ -187,23 +198,15 @@ class DiscordLoopback:
             m for messages in self.messages.values() for id_, m in messages.items() if id_ == self.followups[interaction][-1]
         )
 
-    async def dispatch(self, name: str, data: Payload, only: web.WebSocketResponse | None = None) -> None:
-        payload = {"op": 0, "t": name, "s": len(self.log) + 1, "d": json.loads(json.dumps(data))}
-        self.log.append(payload)
-        for socket in self._sockets if only is None else [only]:
-            if not socket.closed:
-                await socket.send_json(payload)
+    async def dispatch(self, name: str, data: Payload) -> None:
+        await self.gateway.dispatch(name, data)
 
     async def drop(self, code: int = 4000, *, shard: int | None = None) -> None:
         """All connections, or that of one shard."""
-        for socket in list(self._sockets):
-            if shard is None or self._shards.get(socket) == shard:
-                await socket.close(code=code)
+        await self.gateway.drop(code, shard=shard)
 
     async def ask_to_reconnect(self) -> None:
-        for socket in self._sockets:
-            if not socket.closed:
-                await socket.send_json({"op": 7, "d": None})
+        await self.gateway.ask_to_reconnect()
 
     async def changed(self) -> None:
         async with self._changed:
@@ -217,7 +220,7 @@ class DiscordLoopback:
         app = web.Application(middlewares=[rest.guard])
         for method, path, handler in rest.routes():
             app.router.add_route(method, path, handler)
-        app.router.add_get("/gateway/", self._on_gateway)
+        app.router.add_get("/gateway/", self.gateway.serve)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -228,48 +231,3 @@ class DiscordLoopback:
         finally:
             await self.drop()
             await runner.cleanup()
-
-    async def _on_gateway(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        await socket.send_json({"op": 10, "d": {"heartbeat_interval": 41_250}})
-        async for frame in socket:
-            if frame.type is not WSMsgType.TEXT:
-                break
-            payload = json.loads(frame.data)
-            match payload["op"]:
-                case 1:
-                    await socket.send_json({"op": 11})
-                case 2:
-                    await self._identify(socket, payload["d"])
-                case 6 if not self.can_resume:
-                    await socket.send_json({"op": 9, "d": False})
-                case 6:
-                    self._sockets.append(socket)
-                    for missed in [each for each in self.log if each["s"] > payload["d"]["seq"]]:
-                        await socket.send_json(missed)
-                    await self.dispatch("RESUMED", {})
-        return socket
-
-    async def _identify(self, socket: web.WebSocketResponse, identity: Payload) -> None:
-        self.identities.append(identity)
-        if self.close_code is not None:
-            code, self.close_code = self.close_code, None
-            await socket.close(code=code)
-            return
-        self._sockets.append(socket)
-        self._shards[socket] = identity.get("shard", [0, 1])[0]
-        self.log.clear()
-        ready = {
-            "v": 10,
-            "user": user_payload(BOT, "sight", bot=True),
-            "guilds": [{"id": str(GUILD), "unavailable": True}] if self.has_guild else [],
-            "session_id": "session",
-            "resume_gateway_url": self.gateway_url,
-            "application": {"id": str(APPLICATION), "flags": self.flags},
-            "shard": identity.get("shard", [0, 1]),
-        }
-        await self.dispatch("READY", ready, socket)
-        if self.has_guild:
-            await self.dispatch("GUILD_CREATE", guild_payload(list(self.channels.values()), self.permissions), socket)
-        await self.changed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,7 +31,17 @@ def error_text(code: int) -> str:
 
 
 def user_payload(id_: int = ANN, name: str = "ann", *, bot: bool = False) -> Payload:
-    return {"id": str(id_), "username": name, "discriminator": "0", "avatar": None, "global_name": None, "bot": bot}
+    return {
+        "id": str(id_),
+        "username": name,
+        "discriminator": "0",
+        "avatar": None,
+        "global_name": None,
+        "bot": bot,
+        "flags": 0,
+        "public_flags": 0,
+        "primary_guild": None,
+    }
 
 
 def application_payload(flags: int) -> Payload:
@@ -44,8 +55,18 @@ def application_payload(flags: int) -> Payload:
         "summary": "",
         "verify_key": "",
         "flags": flags,
+        "flags_new": str(flags),
         "team": None,
         "owner": user_payload(),
+        "type": None,
+        "redirect_uris": [],
+        "interactions_endpoint_url": None,
+        "role_connections_verification_url": None,
+        "approximate_guild_count": 1,
+        "approximate_user_install_count": 0,
+        "approximate_user_authorization_count": 0,
+        "explicit_content_filter": 0,
+        "eligible_oauth2_scopes": [],
     }
 
 
@@ -60,7 +81,8 @@ def channel_payload(id_: int, name: str, kind: int) -> Payload:
         "nsfw": False,
         "parent_id": None,
         "last_message_id": None,
-        **({"available_tags": [], "flags": 0} if kind == 15 else {}),
+        "flags": 0,
+        **({"available_tags": []} if kind == 15 else {}),
     }
 
 
@@ -73,7 +95,9 @@ def thread_payload(id_: int, parent: int, owner: int, name: str) -> Payload:
         "parent_id": str(parent),
         "owner_id": str(owner),
         "message_count": 0,
+        "total_message_sent": 0,
         "member_count": 1,
+        "flags": 0,
         "last_message_id": None,
         "thread_metadata": {"archived": False, "auto_archive_duration": 1440, "archive_timestamp": WHEN, "locked": False},
     }
@@ -119,3 +143,14 @@ def message_payload(id_: int, channel: int, text: str, author: Payload, **more: 
         "flags": 0,
         **more,
     }
+
+
+def with_ids(components: list[Payload]) -> list[Payload]:
+    """Discord numbers the components of a message, and what is in them."""
+    numbers = itertools.count(1)
+
+    def numbered(component: Payload) -> Payload:
+        inner = {"components": [numbered(each) for each in component["components"]]} if "components" in component else {}
+        return {"id": next(numbers), **component, **inner}
+
+    return [numbered(component) for component in components]

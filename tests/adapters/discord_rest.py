@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from tests.adapters.discord_payloads import (
     error_text,
     message_payload,
     user_payload,
+    with_ids,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +79,9 @@ class Rest:
         is_open = path.startswith(("/interactions", "/webhooks", "/cdn", "/stickers"))
         if not is_open and request.headers.get("Authorization") != f"Bot {TOKEN}":
             return _error(401, 0)
+        limits, refusal = self._limited(request, path)
+        if refusal is not None:
+            return refusal
         fault = next((f for m, p, f in self._discord.faults if f and m == request.method and p.fullmatch(path)), None)
         match fault.popleft() if fault else None:
             case None:
@@ -86,14 +93,34 @@ class Rest:
                 response = _json(body, 429, {"Via": "1.1 google", "Retry-After": str(seconds)})
             case (int(status), int(code)):
                 response = _error(status, code)
+            case ("hold", asyncio.Event() as arrived, asyncio.Event() as go):
+                arrived.set()
+                await go.wait()
+                response = await handler(request)
+            case ("cut", int(num_bytes)):
+                response = await _cut(request, await handler(request), num_bytes)
             case str(word):
                 if word.startswith("done"):
                     await handler(request)
                 assert request.transport is not None
                 request.transport.close()
                 raise ConnectionResetError
+        if not response.prepared:
+            response.headers.update(limits)
         await self._discord.changed()
         return response
+
+    def _limited(self, request: web.Request, path: str) -> tuple[dict[str, str], web.Response | None]:
+        """Counts writes of messages: the headers of the limit, and a refusal when there were too many and it is enforced."""
+        write = re.fullmatch(r"/channels/(\d+)/messages(/\d+)?", path)
+        if write is None or request.method not in ("POST", "PATCH"):
+            return {}, None
+        headers, seconds = self._discord.limits.take(int(write[1]))
+        if seconds is None:
+            return headers, None
+        body = {"message": "You are being rate limited.", "retry_after": round(seconds, 3), "global": False}
+        more = {"Via": "1.1 google", "Retry-After": str(math.ceil(seconds)), "X-RateLimit-Scope": "user"}
+        return headers, _json(body, 429, headers | more)
 
     def _gateway(self) -> Payload:
         limit = {"total": 1000, "remaining": 1000, "reset_after": 1, "max_concurrency": 1}
@@ -138,7 +165,11 @@ class Rest:
     def _write(self, channel: int, body: Payload) -> Payload:
         id_ = self._discord.snowflake()
         message = message_payload(id_, channel, body["content"], user_payload(BOT, "sight", bot=True))
-        message |= {key: body[key] for key in ("components", "flags", "message_reference") if key in body}
+        message |= {"flags": body.get("flags", 0), "components": with_ids(body.get("components", []))}
+        if "message_reference" in body:  # the client may send its ids as numbers
+            message["message_reference"] = {"type": 0} | {
+                key: str(value) for key, value in body["message_reference"].items() if key.endswith("_id")
+            }
         self._discord.messages[channel][id_] = message
         self._discord.history[id_].append(body["content"])
         return message
@@ -152,7 +183,9 @@ class Rest:
     def _change(self, message: Payload, body: Payload) -> Payload:
         assert body["content"]
         assert len(body["content"]) <= 2_000
-        message |= {"content": body["content"], "components": body.get("components", message["components"])}
+        message |= {"content": body["content"]}
+        if "components" in body:
+            message["components"] = with_ids(body["components"])
         self._discord.history[int(message["id"])].append(body["content"])
         return message
 
@@ -209,7 +242,11 @@ class Rest:
 
     async def _on_callback(self, request: web.Request) -> web.Response:
         id_, body = int(request.match_info["id"]), await request.json()
-        payload = self._discord.interactions[request.match_info["token"]]
+        payload = self._discord.interactions.get(request.match_info["token"])
+        if payload is None:
+            return _error(404, 10062)
+        if id_ in self._discord.callbacks:
+            return _error(400, 40060)
         resource: Payload | None = {"type": body["type"]}
         shown: Payload = {"id": str(id_), "type": payload["type"], "channel_id": payload["channel_id"]}
         if body["type"] in (4, 5):
@@ -258,6 +295,18 @@ def _telling(what: Callable[[web.Request], Any]) -> Any:
         return _json(what(request))
 
     return tell
+
+
+async def _cut(request: web.Request, whole: web.StreamResponse, num_bytes: int) -> web.StreamResponse:
+    """The beginning of a file that was announced whole; then the connection ends."""
+    assert isinstance(whole, web.Response)
+    assert isinstance(whole.body, bytes)
+    assert request.transport is not None
+    response = web.StreamResponse(headers={"Content-Length": str(len(whole.body))})
+    await response.prepare(request)
+    await response.write(whole.body[:num_bytes])
+    request.transport.close()
+    return response
 
 
 def _error(status: int, code: int) -> web.Response:

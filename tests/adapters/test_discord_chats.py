@@ -67,7 +67,7 @@ async def test_a_direct_message_is_answered_in_place_and_goes_on() -> None:
         asked = await w.ask("What is this?", direct)
         await w.answered("A red circle.")
         [shown] = w.discord.bots(direct)
-        assert shown["message_reference"]["message_id"] == int(asked["id"])
+        assert shown["message_reference"]["message_id"] == asked["id"]
         await w.discord.post(direct, "And its colour?")
         await w.answered("Red.")
         keys = [message.key for message in w.handler.messages]
@@ -85,7 +85,7 @@ async def test_in_somebody_elses_thread_it_answers_in_place_and_follows_the_repl
         asked = await w.ask(channel=thread)
         await w.answered("A red circle.")
         [shown] = w.discord.bots(thread)
-        assert shown["message_reference"]["message_id"] == int(asked["id"])
+        assert shown["message_reference"]["message_id"] == asked["id"]
         await w.discord.post(thread, "I think so too.")  # said to others
         await w.discord.post(thread, "Its colour?", message_reference=_reference(shown), referenced_message=shown, type=19)
         await w.answered("Red.")

@@ -172,8 +172,14 @@ async def test_what_was_not_answered_does_not_count(new_limited: NewLimited, mod
     await collect(await chats.handle(deleted))
     assert (await quota(chats)).num_used == 1
     assert await chats.retract("test", "workspace", "m") is not None
+    assert (await quota(chats)).num_used == 1  # it was answered: deleting one's questions is no way round the limit
+
+
+async def test_a_question_that_is_deleted_before_its_answer_does_not_count(new_limited: NewLimited, model: ScriptedModel) -> None:
+    chats, model.gate, model.num_free = new_limited(model, 2), asyncio.Event(), 0
+    await chats.handle(by(ADA, "one", message_id="m"))
+    assert await chats.retract("test", "workspace", "m") is not None
     assert (await quota(chats)).num_used == 0
-    assert (await quota(new_limited(model, 2))).num_used == 0  # nor after a restart
 
 
 async def test_answering_again_and_asking_again_count(new_limited: NewLimited, model: ScriptedModel) -> None:
