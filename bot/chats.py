@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from weakref import WeakValueDictionary
 
@@ -19,36 +18,22 @@ from adapters.base import Answer, AnswerStatus, ChatView, IncomingMessage, Threa
 from bot.answers import RunningAnswer, ended_answer
 from bot.limits import Limits, Shares, Ticket
 from bot.model import Model
-from bot.pictures import PictureReader, Pictures, join_names, without_links
+from bot.pictures import PictureReader
 from bot.places import Places
-from bot.schema import clean
-from bot.store import Store, StoredTurn
-from bot.writer import NO_PICTURE, AnswerWriter, first_notices, leave_for_restart
-from model_server.types import Image
+from bot.questions import QuestionReader
+from bot.store import Store
+from bot.turns import StoredTurn
+from bot.writer import AnswerWriter, first_notices, leave_for_restart
 
 log = logging.getLogger(__name__)
 
-DEFAULT_QUESTION = "Describe the picture."
 MAX_QUESTION_CHARS = 20_000
 MAX_UNANSWERED = 8  # questions of one thread that wait for their answers
 MAX_ATTEMPTS = 5  # starts of the program that may try the same turn: it may be what ends them
 _MAX_RESUMED_AT_ONCE = 4
 
-NEW_CHAT = "This is a new picture, so I started a new chat about it: I no longer look at what was said before."
 SHUTTING_DOWN = "I am being restarted. Please ask again in a moment."
 TOO_LONG = f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characters. Please ask in fewer words."
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is written down of a message. `refusal` says why the model is not asked; `has_failures`: a picture cannot be used."""
-
-    question: str
-    images: Sequence[Image]
-    is_start: bool
-    notices: Sequence[str]
-    refusal: str | None
-    has_failures: bool
 
 
 class Chats:
@@ -59,7 +44,7 @@ class Chats:
         self._places = Places(store)
         self._shares = Shares(limits or Limits(), self._places.asked_since)
         self._model = model
-        self._pictures = pictures
+        self._questions = QuestionReader(pictures, lambda: model.capabilities)
         self._writer = writer
         self._locks: WeakValueDictionary[ThreadKey, asyncio.Lock] = WeakValueDictionary()
         self._accepting: dict[tuple[str, str, str], asyncio.Task[RunningAnswer]] = {}
@@ -179,7 +164,7 @@ class Chats:
         if isinstance(ticket, str):
             return _refusal(key, ticket)
         try:
-            question = await self._examine(message, await self._store.read_turns(key))
+            question = await self._questions.read(message, await self._store.read_turns(key))
             turn = await self._store.add_turn(
                 key,
                 message.message_id,
@@ -195,33 +180,6 @@ class Chats:
             self._shares.give_back(ticket, counts=False)
             raise
         return self._start_or_refuse(turn, ticket)
-
-    async def _examine(self, message: IncomingMessage, turns: Sequence[StoredTurn]) -> Question:
-        """What is asked, with the pictures that could be used, as the next turn after `turns`."""
-        known = _images_in_chat(turns)
-        candidates = self._pictures.candidates(message.text, message.attachments, has_picture=bool(known))
-        if not candidates and not known and message.look_back is not None:
-            candidates = self._pictures.candidates("", await message.look_back(), has_picture=False)
-        max_images = self._model.capabilities.max_images_per_chat
-        pictures = await self._pictures.read(candidates, max_images)
-        text = without_links(clean(message.text), [c.link for c, _ in pictures.used if c.link is not None]).strip()
-        refusal = None
-        if candidates and not pictures.used:
-            refusal = " ".join(pictures.failures)
-        elif not candidates and not known:
-            refusal = NO_PICTURE
-        images = [image for _, image in pictures.used if image.sha256 not in known]  # the same once more is not a new one
-        starts_new_chat = bool(images) and len(known) + len(images) > max_images
-        if starts_new_chat:
-            images = [image for _, image in pictures.used]
-        return Question(
-            text or DEFAULT_QUESTION,
-            images=images,
-            is_start=bool(images) and (starts_new_chat or not known),
-            notices=() if refusal else _notices(pictures, max_images, starts_new_chat=starts_new_chat and bool(known)),
-            refusal=refusal,
-            has_failures=bool(pictures.failures),
-        )
 
     async def _known_answer(self, turn: StoredTurn) -> RunningAnswer:
         """The answer to a message that was delivered before."""
@@ -304,27 +262,6 @@ class Chats:
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()  # lives as long as somebody holds or awaits it
         return lock
-
-
-def _images_in_chat(turns: Sequence[StoredTurn]) -> set[str]:
-    """SHA-256 of the pictures that the model looks at: those since the newest start."""
-    images: set[str] = set()
-    for turn in turns:
-        images = {*turn.image_ids} if turn.is_start else {*images, *turn.image_ids}
-    return images
-
-
-def _notices(pictures: Pictures, max_images: int, *, starts_new_chat: bool) -> list[str]:
-    notices = list(pictures.failures)
-    if pictures.unread:
-        used = join_names([candidate.name for candidate, _ in pictures.used])
-        limit = "one picture at a time here" if max_images == 1 else f"up to {max_images} pictures in a chat"
-        notices.append(f"I look at {limit}: this is about {used}, and I did not look at {join_names(pictures.unread)}.")
-    elif pictures.used and pictures.failures:
-        notices.append(f"This is about {join_names([candidate.name for candidate, _ in pictures.used])}.")
-    if starts_new_chat:
-        notices.append(NEW_CHAT)
-    return notices
 
 
 def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:

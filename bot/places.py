@@ -9,7 +9,8 @@ from sqlalchemy import Select, delete, insert, or_, select, update
 
 from adapters.base import AnswerStatus, ThreadKey
 from bot.schema import ChatRow, NoteRow, RatingRow, ReplyRow, TurnRow
-from bot.store import Store, StoredTurn, delete_chats, delete_orphans, image_ids_of, is_thread
+from bot.store import Store, delete_chats, delete_orphans, image_ids_of, is_thread
+from bot.turns import StoredTurn
 
 
 class Places:

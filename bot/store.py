@@ -10,58 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnPlace, TurnView
+from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
 from bot.database import claim_database, open_database
 from bot.schema import ChatRow, ImageRow, TurnImageRow, TurnRow, clean
+from bot.turns import StoredTurn, stored_turn
 from model_server.types import Image
 
 _TITLE_LENGTH = 60
 _MAX_LISTED_CHATS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTurn:
-    """One row of `turns` with its place. A refused turn was never put to the model: its `error` says why."""
-
-    turn_id: int
-    key: ThreadKey
-    message_id: str
-    author_id: str
-    reply_place: str
-    reply_ids: tuple[str, ...]
-    question: str
-    answer: str
-    token_ids: tuple[int, ...] | None
-    status: AnswerStatus
-    notices: tuple[str, ...]
-    error: str | None
-    is_start: bool
-    is_refused: bool
-    num_attempts: int
-    image_ids: tuple[str, ...]
-    created_at: datetime
-
-    @property
-    def place(self) -> TurnPlace:
-        return TurnPlace(self.turn_id, self.key, self.message_id, self.author_id, self.reply_place, self.reply_ids)
-
-    def view(self) -> TurnView:
-        return TurnView(
-            turn_id=self.turn_id,
-            question=self.question,
-            answer=self.answer,
-            status=self.status,
-            notices=self.notices,
-            error=self.error,
-            image_ids=self.image_ids,
-            created_at=self.created_at,
-        )
 
 
 class Store:
@@ -141,7 +102,7 @@ class Store:
             await session.flush()
             await _add_images(session, turn.id, images)
             await session.refresh(turn)
-            return _stored(turn)
+            return stored_turn(turn)
 
     async def replace_question(
         self,
@@ -171,7 +132,7 @@ class Store:
             turn.chat.updated_at = now
             await session.flush()
             await session.refresh(turn)
-            return _stored(turn)
+            return stored_turn(turn)
 
     async def finish_turn(
         self,
@@ -231,7 +192,7 @@ class Store:
 
     async def turns(self, query: Select[TurnRow]) -> list[StoredTurn]:
         async with self.reading() as session:
-            return [_stored(turn) for turn in await session.scalars(query)]
+            return [stored_turn(turn) for turn in await session.scalars(query)]
 
     # -- chats and pictures ------------------------------------------------------------------------------------------------
 
@@ -247,7 +208,7 @@ class Store:
             if chat is None:
                 return None
             turns = await session.scalars(select(TurnRow).where(TurnRow.chat_id == chat.id).order_by(TurnRow.id))
-            return _chat_view(chat, tuple(_stored(turn).view() for turn in turns))
+            return _chat_view(chat, tuple(stored_turn(turn).view() for turn in turns))
 
     async def delete_chat(self, key: ThreadKey) -> bool:
         async with self.writing() as session:
@@ -332,25 +293,3 @@ async def delete_orphans(session: AsyncSession, image_ids: Sequence[str]) -> Non
 def _chat_view(row: ChatRow, turns: tuple[TurnView, ...] = ()) -> ChatView:
     key = ThreadKey(row.platform, row.workspace, row.channel, row.thread)
     return ChatView(key=key, title=row.title, updated_at=row.updated_at, turns=turns)
-
-
-def _stored(row: TurnRow) -> StoredTurn:
-    return StoredTurn(
-        turn_id=row.id,
-        key=ThreadKey(row.chat.platform, row.chat.workspace, row.chat.channel, row.chat.thread),
-        message_id=row.message_id,
-        author_id=row.author_id,
-        reply_place=row.reply_place,
-        reply_ids=tuple(reply.message_id for reply in row.replies),
-        question=row.question,
-        answer=row.answer,
-        token_ids=None if row.token_ids is None else tuple(row.token_ids),
-        status=AnswerStatus(row.status),
-        notices=tuple(row.notices),
-        error=row.error,
-        is_start=row.is_start,
-        is_refused=row.is_refused,
-        num_attempts=row.num_attempts,
-        image_ids=tuple(link.image_sha256 for link in row.image_links),
-        created_at=row.created_at,
-    )

@@ -10,18 +10,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, Quota, ThreadKey, TurnPlace
-from bot.chats import (
-    DEFAULT_QUESTION,
-    MAX_QUESTION_CHARS,
-    SHUTTING_DOWN,
-    TOO_LONG,
-    Chats,
-    Question,
-    kept_answer,
-    stored_answer,
-)
+from bot.chats import MAX_QUESTION_CHARS, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, stored_answer
 from bot.pictures import links_in, without_links
-from bot.store import StoredTurn
+from bot.questions import DEFAULT_QUESTION, Question
+from bot.turns import StoredTurn
 
 UNDELIVERED_FOR = timedelta(days=3)  # an answer that found no way to its place for so long surprises more than it helps
 
@@ -36,7 +28,7 @@ class ThreadChats(Chats):
             if len(message.text) > MAX_QUESTION_CHARS:
                 return kept_answer(turn, TOO_LONG)
             before = [other for other in await self._store.read_turns(key) if other.turn_id < turn.turn_id]
-            question = await self._examine(message, before)
+            question = await self._questions.read(message, before)
             if _says_the_same(turn, question):
                 return None
             if self._is_closing:

@@ -17,7 +17,8 @@ from adapters.base import AnswerStatus, Waiting
 from bot.answers import RunningAnswer
 from bot.history import Exchange, fit_history
 from bot.model import Model, TokenStream
-from bot.store import Store, StoredTurn
+from bot.store import Store
+from bot.turns import StoredTurn
 from model_server.errors import ModelServerError, QueueFull, RequestRefused, ShuttingDown
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Queued, SamplingParams
 

@@ -17,7 +17,8 @@ from adapters.web import WebAddressError
 from bot.app import run
 from bot.config import Settings
 from bot.database import StoreError
-from bot.store import Store, StoredTurn
+from bot.store import Store
+from bot.turns import StoredTurn
 from model_server.errors import EngineFailed
 from tests.bot.doubles import ScriptedModel, attachment, message, png, thread
 

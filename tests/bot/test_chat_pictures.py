@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from adapters.base import AnswerStatus
-from bot.chats import DEFAULT_QUESTION, Chats
+from bot.chats import Chats
 from bot.pictures import PictureReader
+from bot.questions import DEFAULT_QUESTION
 from bot.store import Store
 from bot.writer import AnswerWriter
 from tests.bot.doubles import (

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.base import AnswerStatus, AnswerText, Ended
-from bot.chats import DEFAULT_QUESTION, MAX_QUESTION_CHARS, MAX_UNANSWERED, NEW_CHAT, Chats
+from bot.chats import MAX_QUESTION_CHARS, MAX_UNANSWERED, Chats
 from bot.pictures import PictureReader
+from bot.questions import DEFAULT_QUESTION, NEW_CHAT
 from bot.store import Store
 from bot.writer import CUT_NOTICE, NO_PICTURE, AnswerWriter
 from model_server.errors import EngineFailed

@@ -17,8 +17,9 @@ from alembic.config import Config
 
 import bot.database
 from adapters.base import Answer, AnswerStatus, AnswerText, Attachment, Author, Ended, IncomingMessage, ThreadKey
-from bot.chats import DEFAULT_QUESTION, SHUTTING_DOWN
+from bot.chats import SHUTTING_DOWN
 from bot.pictures import PictureReader
+from bot.questions import DEFAULT_QUESTION
 from bot.schema import Row
 from bot.store import Store
 from bot.thread_chats import UNDELIVERED_FOR, ThreadChats
