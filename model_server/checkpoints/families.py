@@ -31,6 +31,10 @@ _TYPICAL_SIZES = ((2048, 2048), (2048, 1536), (1536, 2048), (2048, 1024), (1024,
 _REMOTE = "A server that runs it, such as vLLM or SGLang, can be used instead: set THREADSIGHT_ENGINE_URL to that server's address."
 
 
+_WITH_SINKS = frozenset({"gpt_oss"})
+_MOVING_ROPE = frozenset({"dynamic", "longrope"})  # what is cached of a short prompt would be wrong in a long one
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """`max_images_per_chat` as the models were trained; `has_two_forms`: a picture gets less room when the chat has several."""
@@ -81,6 +85,10 @@ def _obstacle(config: Any) -> str | None:
         return "its language model has layers without ordinary attention"
     if settings.get("attn_logit_softcapping"):
         return "its attention is of a kind that I do not have (softcapping)"
+    if getattr(text, "model_type", None) in _WITH_SINKS:
+        return "its attention is of a kind that I do not have (attention sinks)"
+    if rope := {value for name, value in _settings(config.to_dict()) if name == "rope_type"} & _MOVING_ROPE:
+        return f"its positions depend on the length of the whole prompt (rope of type {min(rope)})"
     return None
 
 

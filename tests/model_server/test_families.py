@@ -17,6 +17,10 @@ import pytest
 from PIL import Image as PilImage
 from transformers import (
     Gemma3Config,
+    GptOssConfig,
+    InternVLConfig,
+    LlamaConfig,
+    LlavaConfig,
     LlavaNextConfig,
     LlavaOnevisionConfig,
     MistralConfig,
@@ -317,6 +321,22 @@ def test_refusals_name_the_way_out(tmp_path: Path, config_class: Any, reason: st
         load_checkpoint(write_config(tmp_path, config_class()))
     assert "THREADSIGHT_ENGINE_URL" in str(caught.value)
     assert "vLLM" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            LlavaConfig(text_config=LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})),
+            "rope of type dynamic",
+        ),
+        (InternVLConfig(text_config=GptOssConfig()), "attention sinks"),
+    ],
+    ids=["dynamic rope", "sinks"],
+)
+def test_language_models_that_would_be_computed_wrongly_are_refused(tmp_path: Path, config: Any, reason: str) -> None:
+    with pytest.raises(ModelLoadError, match=reason):
+        load_checkpoint(write_config(tmp_path, config))
 
 
 def test_a_model_without_pictures_is_refused(tmp_path: Path) -> None:
