@@ -77,7 +77,7 @@ ANN = Author("ann", "Ann")
 )
 def test_never_more_than_the_limit_within_any_24_hours(limit: int, steps: list[tuple[int, str]], num_before: int) -> None:
     now = START
-    before = [(-index, START - timedelta(hours=23 - index)) for index in range(num_before)]
+    before = [(-1 - index, START - timedelta(hours=23 - index)) for index in range(num_before)]
 
     async def asked_since(platform: str, author_id: str, since: datetime) -> Sequence[tuple[int, datetime]]:
         return before
