@@ -23,7 +23,7 @@ class RunningAnswer:
         self._waiting: Waiting | None = None
         self._ended: Ended | None = None
         self._changed = asyncio.Event()
-        self._on_stop: Callable[[], None] | None = None
+        self._on_stop: Callable[[], object] | None = None
         self._is_stopped = False
 
     @property
@@ -84,7 +84,7 @@ class RunningAnswer:
 
     # -- for the writer ----------------------------------------------------------------------------------------------------
 
-    def when_stopped(self, call: Callable[[], None]) -> None:
+    def when_stopped(self, call: Callable[[], object]) -> None:
         """`call` is called when somebody stops the answer; at once if that has happened already."""
         self._on_stop = call
         if self._is_stopped:

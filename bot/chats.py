@@ -222,9 +222,9 @@ class Chats:
         ticket.turn_id = turn.turn_id
         answer = RunningAnswer(turn.key, turn.turn_id, first_notices(turn))
         unanswered = self._unanswered.setdefault(turn.key, [])
-        previous = unanswered[-1] if unanswered else None
+        ahead = tuple(unanswered)
         unanswered.append(answer)
-        writing = self._answer(turn, answer, previous, ticket, is_patient=is_patient, is_edited=is_edited)
+        writing = self._answer(turn, answer, ahead, ticket, is_patient=is_patient, is_edited=is_edited)
         task = asyncio.create_task(writing)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -234,15 +234,15 @@ class Chats:
         self,
         turn: StoredTurn,
         answer: RunningAnswer,
-        previous: RunningAnswer | None,
+        ahead: Sequence[RunningAnswer],
         ticket: Ticket,
         *,
         is_patient: bool,
         is_edited: bool,
     ) -> None:
         try:
-            if previous is not None:
-                await previous.wait_ended()
+            if ahead:
+                await _wait_behind(ahead, answer)
             if is_patient:
                 async with self._resumed_slots:
                     await self._writer.write(turn, answer, is_patient=True)
@@ -262,6 +262,16 @@ class Chats:
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()  # lives as long as somebody holds or awaits it
         return lock
+
+
+async def _wait_behind(ahead: Sequence[RunningAnswer], answer: RunningAnswer) -> None:
+    """Until those ahead in the thread have ended, or the answer is stopped."""
+    waiting = asyncio.gather(*(other.wait_ended() for other in ahead))
+    answer.when_stopped(waiting.cancel)
+    try:
+        await asyncio.wait([waiting])
+    finally:
+        waiting.cancel()
 
 
 def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:

@@ -9,7 +9,7 @@ from sqlalchemy import Select, delete, insert, or_, select, update
 
 from adapters.base import AnswerStatus, ThreadKey
 from bot.schema import ChatRow, NoteRow, RatingRow, ReplyRow, TurnRow
-from bot.store import Store, delete_chats, delete_orphans, image_ids_of, is_thread
+from bot.store import Store, delete_orphans, delete_turns, image_ids_of, is_thread
 from bot.turns import StoredTurn
 
 
@@ -102,15 +102,10 @@ class Places:
         """Delete somebody's turns and ratings, and the chats that are empty then; returns how many turns."""
         async with self._store.writing() as session:
             turns = list(await session.scalars(_turns_of(platform, author_id)))
-            turn_ids, chat_ids = [turn.id for turn in turns], {turn.chat_id for turn in turns}
-            orphans = await image_ids_of(session, TurnRow.id.in_(turn_ids))
             of_platform = select(TurnRow.id).where(TurnRow.platform == platform)
             await session.execute(delete(RatingRow).where(RatingRow.author_id == author_id, RatingRow.turn_id.in_(of_platform)))
-            await session.execute(delete(TurnRow).where(TurnRow.id.in_(turn_ids)))
-            still_used = set(await session.scalars(select(TurnRow.chat_id).where(TurnRow.chat_id.in_(chat_ids))))
-            await delete_chats(session, sorted(chat_ids - still_used))
-            await delete_orphans(session, orphans)
-            return len(turn_ids)
+            await delete_turns(session, turns)
+            return len(turns)
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
         async with self._store.writing() as session:

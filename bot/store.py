@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
@@ -75,7 +75,7 @@ class Store:
                     updated_at=now,
                 )
                 session.add(chat)
-            chat.updated_at = now
+            chat.title, chat.updated_at = chat.title or shorten(question), now
             turn = TurnRow(
                 chat=chat,
                 platform=key.platform,
@@ -131,6 +131,7 @@ class Store:
             turn.finished_at = None if refusal is None else now
             turn.chat.updated_at = now
             await session.flush()
+            await settle_chats(session, [turn.chat_id])
             await session.refresh(turn)
             return stored_turn(turn)
 
@@ -157,14 +158,10 @@ class Store:
             turn.finished_at = turn.chat.updated_at = now
 
     async def drop_turn(self, turn_id: int) -> None:
-        """Forget a question that could not be accepted after all, with its picture, and with its chat when that is empty now."""
+        """Forget a question, with its picture, and with its chat when that is empty now."""
         async with self.writing() as session:
-            chat_id = await session.scalar(select(TurnRow.chat_id).where(TurnRow.id == turn_id))
-            orphans = await image_ids_of(session, TurnRow.id == turn_id)
-            await session.execute(delete(TurnRow).where(TurnRow.id == turn_id))
-            if await session.scalar(select(func.count()).where(TurnRow.chat_id == chat_id)) == 0:
-                await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
-            await delete_orphans(session, orphans)
+            if turn := await session.get(TurnRow, turn_id):
+                await delete_turns(session, [turn])
 
     async def count_attempt(self, turn_id: int) -> None:
         """Note that a turn is being answered once more after a restart."""
@@ -275,6 +272,37 @@ async def _add_images(session: AsyncSession, turn_id: int, images: Sequence[Imag
 async def image_ids_of(session: AsyncSession, condition: ColumnElement[bool]) -> list[str]:
     query = select(TurnImageRow.image_sha256).join(TurnRow).where(condition).distinct()
     return list(await session.scalars(query))
+
+
+async def delete_turns(session: AsyncSession, turns: Sequence[TurnRow]) -> None:
+    """Delete these, oldest first, with the pictures and chats that nothing is left of."""
+    turn_ids, chat_ids = [turn.id for turn in turns], {turn.chat_id for turn in turns}
+    for turn in turns:
+        if turn.is_start:
+            await _pass_start_on(session, turn)
+    await session.flush()
+    orphans = await image_ids_of(session, TurnRow.id.in_(turn_ids))
+    await session.execute(delete(TurnRow).where(TurnRow.id.in_(turn_ids)))
+    await settle_chats(session, sorted(chat_ids))
+    await delete_orphans(session, orphans)
+
+
+async def _pass_start_on(session: AsyncSession, turn: TurnRow) -> None:
+    """What followed on a picture that goes must not be taken as though it were about the picture before that."""
+    later = select(TurnRow).where(TurnRow.chat_id == turn.chat_id, TurnRow.id > turn.id)
+    if following := await session.scalar(later.order_by(TurnRow.id).limit(1)):
+        following.is_start = True
+
+
+async def settle_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
+    """Call chats after their first question as it is now, and delete those that have none left."""
+    for chat_id in chat_ids:
+        first = select(TurnRow.question).where(TurnRow.chat_id == chat_id).order_by(TurnRow.id).limit(1)
+        question = await session.scalar(first)
+        if question is None:
+            await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
+        else:
+            await session.execute(update(ChatRow).where(ChatRow.id == chat_id).values(title=shorten(question)))
 
 
 async def delete_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:

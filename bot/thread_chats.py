@@ -6,6 +6,7 @@ runs is stopped first, and its listeners are told, before anything is deleted un
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -29,6 +30,8 @@ class ThreadChats(Chats):
                 return kept_answer(turn, TOO_LONG)
             before = [other for other in await self._store.read_turns(key) if other.turn_id < turn.turn_id]
             question = await self._questions.read(message, before)
+            if turn.is_start and not question.is_start and question.refusal is None:
+                question = await self._questions.read(message, [])  # it was not about the picture before its own
             if _says_the_same(turn, question):
                 return None
             if self._is_closing:
@@ -42,7 +45,7 @@ class ThreadChats(Chats):
                     turn.turn_id,
                     question.question,
                     images=question.images,
-                    is_start=question.is_start,
+                    is_start=turn.is_start or question.is_start,
                     notices=question.notices,
                     refusal=question.refusal,
                 )
@@ -55,6 +58,8 @@ class ThreadChats(Chats):
             return self._start_or_refuse(changed, ticket, is_edited=True)
 
     async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+        if accepting := self._accepting.get((platform, workspace, message_id)):
+            await asyncio.wait([accepting])
         found = await self._store.find_turn(platform, workspace, message_id)
         if found is None:
             return None

@@ -169,6 +169,37 @@ async def test_a_question_whose_picture_is_taken_away_is_refused_and_loses_its_a
     assert end_of(await collect(answer)).status is AnswerStatus.COMPLETE
 
 
+async def test_an_edit_never_puts_a_question_to_the_picture_before_its_own(chats: ThreadChats, model: ScriptedModel) -> None:
+    await asked(chats, "Red?", attachment(RED))
+    blue = message("Blue?", attachment(BLUE), message_id="m")
+    await collect(await chats.handle(blue))
+    without = await chats.ask_again(replace(blue, text="What is that?", attachments=()))
+    assert without is not None
+    assert end_of(await collect(without)) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    assert end_of(await ask(chats, "And this?")) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    again = await chats.ask_again(blue)
+    assert again is not None
+    assert text_of(await collect(again)) == "Answer to: Blue?"
+    await asked(chats, "And now?")
+    assert [m.images for m in model.requests[-1].messages] == [(image("blue"),), (), ()]
+
+
+async def test_a_chat_is_called_after_its_first_question_as_it_is_now(chats: ThreadChats) -> None:
+    await asked(chats, "First?", attachment(RED), message_id="m")
+    await asked(chats, "Second?")
+    titles = []
+    answer = await chats.ask_again(message("Changed?", attachment(RED), message_id="m"))
+    assert answer is not None
+    await collect(answer)
+    titles += [chat.title for chat in await chats.list_chats("test", "workspace")]
+    assert await chats.retract("test", "workspace", "m")
+    titles += [chat.title for chat in await chats.list_chats("test", "workspace")]
+    assert await chats.reset_chat(thread())
+    await asked(chats, "Anew?", attachment(RED))
+    titles += [chat.title for chat in await chats.list_chats("test", "workspace")]
+    assert titles == ["Changed?", "Second?", "Anew?"]
+
+
 async def test_an_endless_edit_is_refused_and_the_question_stays(chats: ThreadChats, sqlite_store: Store) -> None:
     await asked(chats, "What is this?", attachment(RED), message_id="m")
     refused = await chats.ask_again(message("x" * 100_000, attachment(RED), message_id="m"))
@@ -230,6 +261,85 @@ async def test_the_other_turns_of_the_chat_stay(chats: ThreadChats, model: Scrip
     assert await chats.retract("test", "workspace", "m")
     await asked(chats, "Third?")
     assert questions(model.requests[-1]) == ["First?", "Third?"]
+
+
+async def test_a_question_that_is_deleted_while_it_waits_in_its_thread_is_gone_at_once(
+    chats: ThreadChats, model: ScriptedModel
+) -> None:
+    await asked(chats, "First?", attachment(RED))
+    model.gate = asyncio.Event()
+    writing = await chats.handle(message("Second?"))
+    await begun(writing)
+    waiting = await chats.handle(message("Third?", message_id="m"))
+    last = await chats.handle(message("Fourth?"))
+    async with asyncio.timeout(20):
+        assert await chats.retract("test", "workspace", "m") is not None
+    assert end_of(await collect(waiting)).status is AnswerStatus.STOPPED
+    assert chats.running_answer(thread()) is writing
+    model.gate.set()
+    await collect(last)
+    assert model.steps == [(step, f"{name}?") for name in ("First", "Second", "Fourth") for step in ("begin", "end")]
+    assert questions(model.requests[-1]) == ["First?", "Second?", "Fourth?"]
+
+
+async def test_a_question_that_is_deleted_while_its_picture_is_fetched_is_forgotten(
+    chats: ThreadChats, model: ScriptedModel, sqlite_store: Store
+) -> None:
+    model.gate = asyncio.Event()
+    is_fetching, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def fetch(max_bytes: int) -> bytes:
+        is_fetching.set()
+        await may_go_on.wait()
+        return RED
+
+    slow = replace(attachment(RED), fetch=fetch)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        asking = group.create_task(chats.handle(message("?", slow, message_id="m")))
+        await is_fetching.wait()
+        deleting = group.create_task(chats.retract("test", "workspace", "m"))
+        await asyncio.sleep(0)  # it has begun
+        may_go_on.set()
+    assert deleting.result() is not None
+    assert end_of(await collect(asking.result())).status is AnswerStatus.STOPPED
+    assert await num_rows(sqlite_store, "turns") == 0
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_what_was_asked_about_a_deleted_picture_is_not_put_to_the_one_before(
+    chats: ThreadChats, model: ScriptedModel, is_forgotten: bool
+) -> None:
+    await asked(chats, "Red?", attachment(RED))
+    await collect(await chats.handle(replace(message("Blue?", attachment(BLUE), message_id="m"), author=BOB)))
+    turn_id = await asked(chats, "And how large?")
+    assert await (chats.forget_author("test", BOB.id) if is_forgotten else chats.retract("test", "workspace", "m"))
+    again = await chats.regenerate_turn(turn_id)
+    assert again is not None
+    assert "send me one" in str(end_of(await collect(again)).error)
+    assert end_of(await ask(chats, "And what else?")) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    await asked(chats, "Blue, then?", attachment(BLUE))
+    assert [(m.text, m.images) for m in model.requests[-1].messages] == [("Blue, then?", (image("blue"),))]
+
+
+async def test_a_picture_that_the_full_queue_takes_back_is_not_exchanged_for_the_one_before(
+    chats: ThreadChats, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asked(chats, "Red?", attachment(RED))
+    model.gate = asyncio.Event()
+    await begun(await chats.handle(message("And how large?")))
+    blue = await chats.handle(message("Blue?", attachment(BLUE)))
+    following = await chats.handle(message("And what else?"))
+    submit = model.submit
+
+    def refuse_blue(request: Any) -> Any:
+        if request.messages[-1].text == "Blue?":
+            raise QUEUE_FULL
+        return submit(request)
+
+    monkeypatch.setattr(model, "submit", refuse_blue)
+    model.gate.set()
+    assert end_of(await collect(blue)) == Ended(AnswerStatus.FAILED, str(QUEUE_FULL))
+    assert end_of(await collect(following)) == Ended(AnswerStatus.FAILED, NO_PICTURE)
 
 
 # -- buttons ----------------------------------------------------------------------------------------------------------------

@@ -136,6 +136,14 @@ async def test_a_turn_that_was_deleted_meanwhile_is_not_brought_back(store: Stor
     assert await store.read_chat(thread()) is None
 
 
+async def test_the_id_of_a_deleted_turn_is_never_given_again(store: Store) -> None:
+    """Buttons carry it, and what still shows the deleted turn's answer writes by it."""
+    first = await store.add_turn(thread(), "m1", "What is this?", is_start=True)
+    await store.delete_chat(thread())
+    second = await store.add_turn(thread(), "m2", "What is this?", is_start=True)
+    assert second.turn_id > first.turn_id
+
+
 async def test_many_writers_at_once(store: Store) -> None:
     red = image()
     await asyncio.gather(

@@ -12,12 +12,13 @@ row_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    never_again = {"sqlite_autoincrement": True}  # SQLite copies the table, and would forget that ids are not used again
     # Turns of before were asked on the page, by nobody else than the owner, and were seen there.
-    with op.batch_alter_table("turns") as turns:
+    with op.batch_alter_table("turns", table_kwargs=never_again) as turns:
         turns.add_column(sa.Column("author_id", sa.Text(), nullable=False, server_default="local"))
         turns.add_column(sa.Column("reply_place", sa.Text(), nullable=False, server_default=""))
         turns.add_column(sa.Column("is_delivered", sa.Boolean(), nullable=False, server_default=sa.true()))
-    with op.batch_alter_table("turns") as turns:
+    with op.batch_alter_table("turns", table_kwargs=never_again) as turns:
         for name in ("author_id", "reply_place", "is_delivered"):
             turns.alter_column(name, server_default=None)
         turns.create_index("ix_turns_platform_author_id", ["platform", "author_id"])
