@@ -215,6 +215,10 @@ class Rest:
             return _error(400, 160004)
         self._discord.add_thread(parent, BOT, id=id_, name=body["name"])
         await self._discord.dispatch("THREAD_CREATE", {**self._discord.channels[id_], "newly_created": True})
+        starter = self._discord.messages[parent].get(id_)
+        if starter is not None:  # an update that nobody made: the message has a thread now
+            starter["flags"] |= 1 << 5
+            await self._discord.dispatch("MESSAGE_UPDATE", starter)
         return _json(self._discord.channels[id_], 201)
 
     async def _on_channel_edit(self, request: web.Request) -> web.Response:
