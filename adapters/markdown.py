@@ -20,6 +20,8 @@ _FENCE = re.compile(r" {0,3}(?P<marker>`{3,12}(?!`)|~{3,12}(?!~))(?P<info>[^\n]*
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]]*\s+")
 _GAP = re.compile(r"\s+")
+_LEADING_LINE = re.compile(r"[ \t]*(?:#{1,6}(?:[ \t].*)?|[-*+]|\d{1,9}[.)])[ \t]*\n")  # a heading, an item without its text
+_MARKER = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+]|\d{1,9}[.)])(?:[ \t]+|$))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _lines(text: str, fence: _Fence | None) -> Iterator[tuple[int, _Fence | None
 
 def _closes(match: re.Match[str], fence: _Fence) -> bool:
     marker = match["marker"]
-    return marker[0] == fence.marker[0] and len(marker) >= len(fence.marker) and not match["info"].strip()
+    return marker[0] == fence.marker[0] and len(marker) >= len(fence.marker) and not match["info"].strip(" \t")
 
 
 def _is_whole(match: re.Match[str], text: str) -> bool:
@@ -99,19 +101,23 @@ def _is_whole(match: re.Match[str], text: str) -> bool:
 def _cut(window: str, fence: _Fence | None) -> tuple[int, _Fence | None]:
     """Where the page ends that has `window` to choose from, and the code block that is open there."""
     enough = len(window) // 2
-    paragraph = line = code_line = None
-    before, start = fence, 0
+    paragraph = line = code_line = leading = None
+    before, start, is_leading = fence, 0, False
     for end, after in _lines(window, fence):
         if window[end - 1] != "\n":
             break  # the last line is not whole
         if after is None:
-            if end >= enough:
+            is_blank = not window[start:end].strip()
+            is_leading = is_leading if is_blank else before is None and bool(_LEADING_LINE.fullmatch(window, start, end))
+            if end >= enough and is_leading:
+                leading = end, after  # what it leads to should stand on the same page
+            elif end >= enough:
                 line = end, after
-                if not window[start:end].strip():
+                if is_blank:
                     paragraph = end, after
         elif before is not None and end >= enough:
             code_line = end, after  # not right after the line that opens the block
-        if before is None and after is not None and start >= enough:
+        if before is None and after is not None and start >= enough and not is_leading:
             line = start, before  # a block that would be cut goes to the next page as a whole, if this one is full enough
         before, start = after, end
     chosen = paragraph or line or code_line
@@ -119,10 +125,13 @@ def _cut(window: str, fence: _Fence | None) -> tuple[int, _Fence | None]:
         return chosen
     # One long line, from `start` on (or a short beginning, and then one).
     tail = window[start:]
-    within = [match.end() for match in _SENTENCE_END.finditer(tail) if start + match.end() >= enough]
-    within = within or [match.end() for match in _GAP.finditer(tail) if start + match.end() >= enough // 2]
+    after_marker = len(tail) - len(_MARKER.sub("", tail, count=1)) + 1
+    within = [match.end() for match in _SENTENCE_END.finditer(tail) if match.end() >= max(enough - start, after_marker)]
+    within = within or [match.end() for match in _GAP.finditer(tail) if match.end() >= max(enough // 2 - start, after_marker)]
     if before is None and within:
         return start + within[-1], None
+    if leading is not None:
+        return leading
     cut = _between_characters(window)
     if before is None and cut > start and _FENCE.match(window, start):
         cut = start or cut  # never through the line that opens a block

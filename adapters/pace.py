@@ -1,7 +1,8 @@
 """How fast we write to a platform: a rest between two writes in one channel, and a rate over all channels.
 
-Whoever waits is served in the order of coming, in its channel and among all; what a platform asks us to wait holds its channel, or
-everything.
+Whoever waits is served in the order of coming, in its channel and among all; the end of an answer counts as having come a little
+earlier, so it goes before what is only on its way, and nobody waits for ever. What a platform asks us to wait holds its channel,
+or everything.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+_HEAD_START_SECONDS = 5.0  # of the end of an answer
 _MANY_CHANNELS = 1_000
 
 
@@ -18,7 +20,13 @@ _MANY_CHANNELS = 1_000
 class _Channel:
     free_at: float = 0.0
     num_waiting: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    channel: _Channel
+    came_at: float
+    has_turn: bool = False
 
 
 class Pace:
@@ -37,23 +45,22 @@ class Pace:
         self._clock = clock
         self._sleep = sleep
         self._channels: dict[str, _Channel] = {}
+        self._waiters: list[_Waiter] = []
         self._free_at = 0.0
-        self._lock = asyncio.Lock()
 
-    async def turn(self, name: str) -> None:
-        """Return when the caller may write in this channel, once."""
+    async def turn(self, name: str, *, is_final: bool = False) -> None:
+        """Return when the caller may write in this channel, once. `is_final`: what it will write is the end of an answer."""
         channel = self._channel(name)
+        waiter = _Waiter(channel, self._clock() - (_HEAD_START_SECONDS if is_final else 0.0))
         channel.num_waiting += 1
+        self._waiters.append(waiter)
         try:
-            async with channel.lock:
-                await self._wait_until(lambda: channel.free_at)
-                async with self._lock:
-                    await self._wait_until(lambda: self._free_at)
-                    now = self._clock()
-                    self._free_at = now + self._seconds_between
-                    channel.free_at = max(channel.free_at, now + self._channel_seconds)
+            while not self._has_turn(waiter):
+                await self._sleep(max(0.0, max(channel.free_at, self._free_at) - self._clock()))
         finally:
             channel.num_waiting -= 1
+            if not waiter.has_turn:
+                self._waiters.remove(waiter)
 
     def hold(self, name: str | None, seconds: float) -> None:
         """Let nobody write in this channel (None: anywhere) for so long."""
@@ -71,6 +78,18 @@ class Pace:
                 del self._channels[idle]
         return self._channels.setdefault(name, _Channel())
 
-    async def _wait_until(self, free_at: Callable[[], float]) -> None:
-        while (left := free_at() - self._clock()) > 0:  # it may be put off while we wait
-            await self._sleep(left)
+    def _has_turn(self, waiter: _Waiter) -> bool:
+        """Give the turn to whoever it belongs to, if it has come; that may have been this one, now or before.
+
+        Who gets it and is not this one wakes up now too: a time to wait for is never moved nearer.
+        """
+        now = self._clock()
+        if not waiter.has_turn and self._free_at <= now:
+            ready = [other for other in self._waiters if other.channel.free_at <= now]
+            if ready:
+                first = min(ready, key=lambda other: other.came_at)  # of two that came at once, the first in the list
+                first.has_turn = True
+                self._waiters.remove(first)
+                self._free_at = now + self._seconds_between
+                first.channel.free_at = now + self._channel_seconds
+        return waiter.has_turn

@@ -13,10 +13,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, ThreadHandler, Waiting
-from adapters.markdown import split_pages
+from adapters.markdown import heal, split_pages
 from adapters.pace import Pace
 from adapters.phrases import waiting_sentence
 from adapters.surface import Control, Page, PlaceGone, Surface, TryLater
@@ -31,7 +32,17 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 30.0
 LOOKING = "I am looking at it …"
 NOTHING_SAID = "I have nothing to say about this. Perhaps ask me in other words."
 STOPPED = "(stopped)"
+NOT_YET = "I was interrupted. I will answer this when I am back."
 _AFTER_END = (Control.REGENERATE, Control.HELPFUL, Control.NOT_HELPFUL)
+_AROUND_NOTICE = 8  # characters that a platform may put around a sentence of ours
+
+
+class Shown(StrEnum):
+    """How showing an answer ended."""
+
+    DELIVERED = "delivered"
+    UNDELIVERED = "undelivered"  # it has to be shown again: the program is going down, or the platform took nothing for too long
+    GONE = "gone"  # the place is
 
 
 @dataclass(slots=True)
@@ -70,18 +81,16 @@ class _State:
                 else:
                     text = ended.error or NOTHING_SAID
             case AnswerStatus.PENDING:
-                controls = ()
+                controls, notices = (), notices or [NOT_YET]
         texts = split_pages(text, max_chars) or [""]
-        room = max_chars - len(texts[-1])
-        if texts[-1] and sum(len(notice) + 8 for notice in notices) > room:  # what a platform puts around a line counts too
-            texts.append("")
-        if not texts[-1]:
-            notices = _shortened(notices, max_chars)
-        earlier = [Page(text) for text in texts[:-1]]
-        return [
-            *earlier,
-            Page(texts[-1], notices=tuple(notice for notice in notices if notice), controls=controls, turn_id=turn_id),
-        ]
+        texts[-1] = heal(texts[-1])  # nothing of ours stands in a code block that the model left open
+        groups = _grouped([notice for notice in notices if notice], max_chars, max_chars - len(texts[-1]))
+        if texts[-1]:
+            pages = [*(Page(text) for text in texts[:-1]), Page(texts[-1], notices=groups[0])]
+        else:
+            pages = [Page("", notices=groups[0])] if groups[0] else []
+        pages += [Page("", notices=group) for group in groups[1:]]
+        return [*pages[:-1], replace(pages[-1], controls=controls, turn_id=turn_id)]
 
 
 async def show(
@@ -93,12 +102,12 @@ async def show(
     reply_ids: Sequence[str] = (),
     clock: Callable[[], float] = time.monotonic,
     final_seconds: float = FINAL_SECONDS,
-) -> None:
+) -> Shown:
     """Show all of an answer. `reply_ids` are the messages that show it, or an earlier one, already.
 
     Returns when it stands there, when its place is gone, or when its end could not be written for `final_seconds`.
     """
-    await _Painting(answer, surface, pace, handler, list(reply_ids), clock, final_seconds).run()
+    return await _Painting(answer, surface, pace, handler, list(reply_ids), clock, final_seconds).run()
 
 
 class _Painting:
@@ -128,13 +137,14 @@ class _Painting:
         self._typing_at: float | None = None
         self._is_noted = False
 
-    async def run(self) -> None:
+    async def run(self) -> Shown:
         following = asyncio.create_task(self._follow())
         try:
-            await self._paint()
+            return await self._paint()
         except PlaceGone:
             self._answer.stop()
             await self._note(is_delivered=True)  # there is nothing more that could be done
+            return Shown.GONE
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -153,7 +163,7 @@ class _Painting:
                     self._state.ended, self._ended_at = event, self._clock()
             self._changed.set()
 
-    async def _paint(self) -> None:
+    async def _paint(self) -> Shown:
         wait_seconds = _FIRST_WAIT_SECONDS
         while True:
             self._changed.clear()
@@ -168,7 +178,7 @@ class _Painting:
             except TryLater as later:
                 if self._ended_at is not None and self._clock() - self._ended_at > self._final_seconds:
                     log.warning("The end of an answer could not be written for %d seconds.", self._final_seconds)
-                    return None
+                    return Shown.UNDELIVERED
                 self._pace.hold(self._surface.channel, later.retry_after_seconds or wait_seconds)
                 wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
 
@@ -182,7 +192,7 @@ class _Painting:
         index = next((i for i, page in enumerate(wanted) if i >= len(self._painted) or self._painted[i] != page), None)
         if index is None and num_surplus <= 0:
             return False
-        await self._pace.turn(self._surface.channel)
+        await self._pace.turn(self._surface.channel, is_final=is_final)
         newest = self._wanted()  # more may have been said while we waited for our turn
         if index is None:
             await self._surface.delete(self._reply_ids[-1])
@@ -203,9 +213,10 @@ class _Painting:
         await self._note(is_delivered=False)
         return True
 
-    async def _finish(self) -> None:
+    async def _finish(self) -> Shown:
         is_to_be_answered = self._state.ended is not None and self._state.ended.status is AnswerStatus.PENDING
         await self._note(is_delivered=not is_to_be_answered)
+        return Shown.UNDELIVERED if is_to_be_answered else Shown.DELIVERED
 
     async def _note(self, *, is_delivered: bool) -> None:
         self._is_noted = True
@@ -216,7 +227,7 @@ class _Painting:
         """Wait for something new; until there is text, go on typing."""
         now = self._clock()
         until = None
-        if not self._state.text:
+        if not self._state.text.strip():
             if self._typing_at is None or now - self._typing_at >= TYPING_SECONDS:
                 self._typing_at = now
                 with contextlib.suppress(TryLater):
@@ -227,12 +238,21 @@ class _Painting:
                 await self._changed.wait()
 
 
-def _shortened(notices: Sequence[str], max_chars: int) -> list[str]:
-    """As many as fit on a page, each cut where it is endless."""
-    kept, room = [], max_chars
+def _grouped(notices: Sequence[str], max_chars: int, room: int) -> list[tuple[str, ...]]:
+    """The sentences by the page on which they stand: the first has `room` for them, the others are theirs alone.
+
+    One that is longer than a page is cut. They move to the next page together if that keeps them together.
+    """
+    groups: list[list[str]] = [[]]
+    if sum(len(notice) + _AROUND_NOTICE for notice in notices) > room:
+        groups.append([])
+        room = max_chars
     for notice in notices:
-        room -= len(notice) + 8
-        if room < 0:
-            break
-        kept.append(notice)
-    return kept
+        if len(notice) + _AROUND_NOTICE > max_chars:
+            notice = f"{notice[: max_chars - _AROUND_NOTICE - 1]}…"
+        if len(notice) + _AROUND_NOTICE > room:
+            groups.append([])
+            room = max_chars
+        groups[-1].append(notice)
+        room -= len(notice) + _AROUND_NOTICE
+    return [tuple(group) for group in groups]

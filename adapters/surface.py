@@ -58,7 +58,11 @@ class Surface(Protocol):
         """Say that something is being written; called again every few seconds until there is text."""
 
     async def post(self, page: Page) -> str:
-        """A new message; returns its id."""
+        """A new message; returns its id.
+
+        After `TryLater` it is unknown whether it stands, and it is posted again: where the platform can tell the two attempts apart
+        (by a nonce, a key, or a look at what stands there), they make one message.
+        """
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
         """Returns a new id when the page had to move: from now on that one shows it, and the old id means nothing."""

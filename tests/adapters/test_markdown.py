@@ -98,6 +98,20 @@ def test_cuts_are_where_a_reader_would_make_them() -> None:
     assert "".join(split_pages("x" * 1_000, 100)) == "x" * 1_000
 
 
+@pytest.mark.parametrize("leading", ["## The next part\n\n", "### Next\n", "1.\n", "- \n", "## Code\n```py\nx = 1\n"])
+def test_what_leads_to_something_stands_on_the_same_page(leading: str) -> None:
+    before = "word " * 30 + "\n\n"
+    first, second = split_pages(f"{before}{leading}" + "word " * 40, 260)
+    assert first == before
+    assert second.startswith(leading)
+
+
+def test_a_marker_is_not_parted_from_the_text_of_its_item() -> None:
+    first, second = split_pages("a" * 45 + "\n\n1. " + "b" * 45 + " " + "c" * 30, 118)
+    assert first.endswith("1. " + "b" * 45 + " ")
+    assert second == "c" * 30
+
+
 def test_a_block_goes_to_the_next_page_as_a_whole_when_the_page_is_full_enough() -> None:
     before, code = "word " * 30, "```py\n" + "x = 1\n" * 20 + "```\n"
     assert split_pages(f"{before}\n{code}", 200) == [f"{before}\n", code]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from adapters import reply
 from adapters.base import AnswerEvent, AnswerStatus, AnswerText, Ended, Notice, ThreadKey, Waiting
-from adapters.markdown import split_pages
+from adapters.markdown import heal, split_pages
 from adapters.pace import Pace
-from adapters.reply import LOOKING, NOTHING_SAID, STOPPED, show
+from adapters.reply import LOOKING, NOT_YET, NOTHING_SAID, STOPPED, Shown, show
 from adapters.surface import Control, Page, PlaceGone, TryLater
 from tests.adapters.virtual_time import VirtualTime
 from tests.chat_handler import WrittenAnswer
@@ -37,12 +37,16 @@ class Notes:
 
 @dataclass
 class Wall:
-    """Messages in one channel; `faults` are raised by the next writes, one each (None: that one works)."""
+    """Messages in one channel; `faults` are raised by the next writes, one each (None: that one works).
+
+    `is_moving`: a page that is edited gets another id, as where an old message cannot be edited any more.
+    """
 
     max_page_chars: int = 100
     channel: str = "c"
     messages: dict[str, Page] = field(default_factory=dict)
     faults: list[Exception | None] = field(default_factory=list)
+    is_moving: bool = False
     num_writes: int = 0
     num_typing: int = 0
     history: list[tuple[str, Page]] = field(default_factory=list)
@@ -53,14 +57,17 @@ class Wall:
 
     async def post(self, page: Page) -> str:
         await self._write(page)
-        reply_id = f"m{len(self.history)}"
-        return await self._keep(reply_id, page)
+        return await self._keep(f"m{len(self.history)}", page)
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
         await self._write(page)
         assert reply_id in self.messages
-        await self._keep(reply_id, page)
-        return None
+        if not self.is_moving:
+            await self._keep(reply_id, page)
+            return None
+        moved_to = f"m{len(self.history)}"
+        self.messages = {(moved_to if old == reply_id else old): shown for old, shown in self.messages.items()}
+        return await self._keep(moved_to, page)
 
     async def delete(self, reply_id: str) -> None:
         await self._write(Page("x"))
@@ -75,9 +82,9 @@ class Wall:
             raise fault
 
     async def _keep(self, reply_id: str, page: Page) -> str:
-        self.messages[reply_id] = page
-        self.history.append((reply_id, page))
         async with self.changed:
+            self.messages[reply_id] = page
+            self.history.append((reply_id, page))
             self.changed.notify_all()
         return reply_id
 
@@ -123,6 +130,11 @@ async def test_an_answer_is_shown_with_its_buttons_and_noted_down() -> None:
         ([Ended(AnswerStatus.FAILED, "No picture.")], Page("No picture.", controls=AFTER[:1], turn_id=7)),
         ([AnswerText("A"), Ended(AnswerStatus.FAILED, "Broken.")], Page("A", notices=("Broken.",), controls=AFTER[:1], turn_id=7)),
         ([Notice("Back soon."), Ended(AnswerStatus.PENDING)], Page("", notices=("Back soon.",), turn_id=7)),
+        ([Ended(AnswerStatus.PENDING)], Page("", notices=(NOT_YET,), turn_id=7)),
+        (
+            [AnswerText("```py\nx"), Ended(AnswerStatus.STOPPED)],
+            Page("```py\nx\n```", notices=(STOPPED,), controls=AFTER, turn_id=7),
+        ),
     ],
 )
 async def test_every_end_is_told(events: list[AnswerEvent], page: Page) -> None:
@@ -146,6 +158,23 @@ async def test_notices_that_do_not_fit_get_a_message_of_their_own() -> None:
     await shown(wall, AnswerText("x" * 80), Notice("n" * 40), Ended(AnswerStatus.COMPLETE))
     assert [page.text for page in wall.pages] == ["x" * 80, ""]
     assert wall.pages[1].notices == ("n" * 40,)
+
+
+async def test_no_notice_is_left_out_however_many_there_are() -> None:
+    wall = Wall()
+    notices = [f"I could not use the picture number {number}." for number in range(10)]
+    await shown(wall, AnswerText("Red."), *map(Notice, notices), Ended(AnswerStatus.COMPLETE))
+    assert [notice for page in wall.pages for notice in page.notices] == notices
+    assert [page.text for page in wall.pages if page.text] == ["Red."]
+    assert [page.controls for page in wall.pages] == [()] * (len(wall.pages) - 1) + [AFTER]
+
+
+async def test_an_endless_notice_is_cut() -> None:
+    wall = Wall()
+    await shown(wall, AnswerText("Red."), Notice("n" * 500), Ended(AnswerStatus.COMPLETE))
+    (notice,) = wall.pages[1].notices
+    assert notice.startswith("nnn")
+    assert notice.endswith("n…")
 
 
 async def test_the_place_in_the_queue_is_kept_current_and_replaced_by_the_text() -> None:
@@ -205,18 +234,44 @@ async def test_a_place_that_is_gone_stops_the_answer() -> None:
     assert notes.replies == [(7, (), True)]
 
 
+async def test_a_message_that_had_to_move_is_noted_where_it_is_now() -> None:
+    wall, notes = Wall(is_moving=True, messages={"a": Page("old"), "b": Page("older")}), Notes()
+    text = "x" * 150
+    await shown(wall, AnswerText(text), Ended(AnswerStatus.COMPLETE), notes=notes, reply_ids=["a", "b"])
+    assert "".join(page.text for page in wall.pages) == text
+    assert notes.replies[-1] == (7, tuple(wall.messages), True)
+    assert not {"a", "b"} & set(wall.messages)
+
+
+@pytest.mark.parametrize(
+    ("status", "fault", "how"),
+    [
+        (AnswerStatus.COMPLETE, None, Shown.DELIVERED),
+        (AnswerStatus.PENDING, None, Shown.UNDELIVERED),
+        (AnswerStatus.COMPLETE, PlaceGone(), Shown.GONE),
+    ],
+)
+async def test_it_says_how_it_ended(status: AnswerStatus, fault: Exception | None, how: Shown) -> None:
+    answer, handler = WrittenAnswer(KEY, 7), Notes()
+    await answer.add(AnswerText("Red."), Ended(status))
+    whoever: Any = handler
+    assert await show(answer, Wall(faults=[fault]), quick(), whoever) is how
+
+
 async def test_the_end_is_given_up_after_a_long_while_and_stays_undelivered() -> None:
     time = VirtualTime()
     wall, notes = Wall(faults=[TryLater() for _ in range(1_000)]), Notes()
     pace = Pace(0.0, 1e6, clock=time.clock, sleep=time.sleep)
-    work = shown(
-        wall, AnswerText("Red."), Ended(AnswerStatus.COMPLETE), notes=notes, pace=pace, clock=time.clock, final_seconds=600
-    )
+    handler: Any = notes
+    answer = WrittenAnswer(KEY, 7)
+    await answer.add(AnswerText("Red."), Ended(AnswerStatus.COMPLETE))
+    ends: list[Shown] = []
 
     async def run() -> None:
-        await work
+        ends.append(await show(answer, wall, pace, handler, clock=time.clock, final_seconds=600))
 
     await time.run(run())
+    assert ends == [Shown.UNDELIVERED]
     assert 600 <= time.now < 700
     assert 15 < wall.num_writes < 40
     assert not notes.replies
@@ -226,31 +281,78 @@ faults = st.lists(st.sampled_from([None, None, TryLater(), TryLater(3.0)]), max_
 pieces = st.lists(st.text(st.sampled_from("ab \n`."), min_size=1, max_size=60), max_size=12)
 
 
-@given(faults, pieces, st.sampled_from([1.0, 0.1]), st.integers(0, 3))
+class Writing:
+    """An answer that is written piece by piece, and shown on a wall meanwhile; both by the same virtual clock."""
+
+    def __init__(self, wall: Wall, pieces: Sequence[str], channel_seconds: float = 0.1) -> None:
+        self.wall, self.pieces = wall, pieces
+        self.time, self.notes, self.answer = VirtualTime(), Notes(), WrittenAnswer(KEY, 7)
+        self.pace = Pace(channel_seconds, 50, clock=self.time.clock, sleep=self.time.sleep)
+        self.ends: list[Shown] = []
+
+    async def write(self) -> None:
+        for piece in self.pieces:
+            await self.answer.add(AnswerText(piece))
+            await self.time.sleep(0.3)
+        await self.answer.add(Ended(AnswerStatus.COMPLETE))
+
+    async def show(self, reply_ids: Sequence[str] = ()) -> None:
+        handler: Any = self.notes
+        self.ends.append(await show(self.answer, self.wall, self.pace, handler, reply_ids=reply_ids, clock=self.time.clock))
+
+    def check(self) -> None:
+        pages = split_pages("".join(self.pieces), self.wall.max_page_chars) or [NOTHING_SAID]
+        assert [page.text for page in self.wall.pages] == [*pages[:-1], heal(pages[-1])]
+        assert not any(page.is_open for page in self.wall.pages)
+        assert self.notes.replies[-1] == (7, tuple(self.wall.messages), True)
+        assert self.ends == [Shown.DELIVERED]
+
+
+@given(faults, pieces, st.sampled_from([1.0, 0.1]), st.integers(0, 3), st.booleans())
 def test_whatever_fails_in_between_the_whole_text_stands_at_the_end(
-    faults: list[Exception | None], pieces: list[str], channel_seconds: float, num_old: int
+    faults: list[Exception | None], pieces: list[str], channel_seconds: float, num_old: int, is_moving: bool
 ) -> None:
-    time, wall, notes = VirtualTime(), Wall(faults=list(faults)), Notes()
-    wall.messages = {f"old{number}": Page("old") for number in range(num_old)}
-    handler: Any = notes
+    old = {f"old{number}": Page("old") for number in range(num_old)}
+    writing = Writing(Wall(faults=list(faults), messages=old, is_moving=is_moving), pieces, channel_seconds)
+    asyncio.run(writing.time.run(writing.write(), writing.show(list(old))))
+    writing.check()
 
-    async def run() -> None:
-        answer = WrittenAnswer(KEY, 7)
-        pace = Pace(channel_seconds, 50, clock=time.clock, sleep=time.sleep)
 
-        async def write() -> None:
-            for piece in pieces:
-                await answer.add(AnswerText(piece))
-                await time.sleep(0.3)
-            await answer.add(Ended(AnswerStatus.COMPLETE))
+@given(st.lists(st.sampled_from([None, TryLater()]), max_size=12), pieces)
+def test_whenever_the_place_goes_the_answer_ends_quietly_and_nothing_is_tried_again(
+    before: list[Exception | None], pieces: list[str]
+) -> None:
+    wall = Wall(faults=[*before, *(PlaceGone() for _ in range(100))])
+    writing = Writing(wall, pieces)
+    asyncio.run(writing.time.run(writing.write(), writing.show()))
+    if writing.ends == [Shown.GONE]:
+        assert wall.num_writes == len(before) + 1
+        assert writing.answer.is_stop_wanted.is_set()
+        assert writing.notes.replies[-1] == (7, tuple(wall.messages), True)
+    else:
+        assert wall.num_writes <= len(before)
+        writing.check()
 
-        await time.run(write(), show(answer, wall, pace, handler, reply_ids=list(wall.messages), clock=time.clock))
 
-    asyncio.run(run())
-    text = "".join(pieces)
-    assert [page.text for page in wall.pages] == (split_pages(text, wall.max_page_chars) or [NOTHING_SAID])
-    assert not any(page.is_open for page in wall.pages)
-    assert notes.replies[-1] == (7, tuple(wall.messages), True)
+@given(st.lists(st.sampled_from([None, None, TryLater()]), max_size=12), pieces, st.floats(0, 8), st.integers(0, 12))
+def test_whenever_it_is_cancelled_the_next_run_goes_on_with_the_same_messages(
+    faults: list[Exception | None], pieces: list[str], seconds: float, num_steps: int
+) -> None:
+    writing = Writing(Wall(faults=list(faults)), pieces)
+
+    async def show_twice() -> None:
+        first = asyncio.create_task(writing.show())
+        await writing.time.sleep(seconds)
+        for _ in range(num_steps):  # to any point between two moments
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        noted = writing.notes.replies[-1][1] if writing.notes.replies else ()
+        writing.ends.clear()
+        await writing.show(noted)
+
+    asyncio.run(writing.time.run(writing.write(), show_twice()))
+    writing.check()
 
 
 async def test_fifty_answers_each_in_its_place_and_none_too_fast() -> None:
