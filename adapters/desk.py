@@ -64,6 +64,10 @@ class Desk:
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
+    async def concerns_us(self, post: Post) -> bool:
+        """Whether it is worth looking at what the message brings; its attachments do not matter yet."""
+        return (post.workspace, post.message_id) in self._taken or (self.may_use(post) and await self._place(post) is not None)
+
     async def on_post(self, post: Post) -> None:
         """A message was written. Returns when it is known to be none of ours, or its answer is under way."""
         if post.is_automatic or not self.may_use(post):
@@ -189,6 +193,8 @@ class Desk:
     async def resume(self) -> None:
         """Show the answers that are not known to stand in their place. Once, when the adapter can write."""
         for turn, answer in await self._handler.undelivered(self._platform.name):
+            if turn.turn_id in self._showing:
+                continue  # it was asked while we were on our way
             try:
                 surface = self._platform.surface(turn.reply_place)
             except PlaceGone:

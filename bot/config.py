@@ -204,8 +204,10 @@ class Settings(BaseSettings):
 
     @field_validator("discord_allow", "discord_deny", "slack_allow", "slack_deny")
     @classmethod
-    def _known_entries(cls, value: str) -> str:
-        parse_entries(value)
+    def _known_entries(cls, value: str, info: ValidationInfo) -> str:
+        roles = [name for kind, name in parse_entries(value) if kind == "role"]
+        if roles and (info.field_name or "").startswith("slack"):
+            raise ValueError(f"has the entry 'role:{roles[0]}', but Slack has no roles; write team:ID, channel:ID, user:ID or dm")
         return value
 
     @field_validator("role_questions_per_day")
@@ -337,6 +339,8 @@ def _remarks(settings: Settings, env_file: Path | None) -> list[str]:
         for field_name in ("engine_api_key", "engine_model", "engine_context_length"):
             if getattr(settings, field_name) is not None:
                 remarks.append(f"{variable_name(field_name)} is set without {PREFIX}ENGINE_URL, and has no effect.")
+    if settings.slack_client_id is not None and settings.slack_bot_token is not None:
+        remarks.append("SLACK_BOT_TOKEN is for one workspace, and has no effect beside SLACK_CLIENT_ID, which is for several.")
     known = {variable_name(field_name) for field_name in Settings.model_fields}
     given = {*os.environ, *(dotenv_values(env_file) if env_file is not None and env_file.is_file() else ())}
     for name in sorted(given - known):

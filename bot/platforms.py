@@ -43,13 +43,15 @@ async def check_platforms(settings: Settings) -> AsyncIterator[Finding]:
                 token, api_url=settings.discord_api_url, gateway_url=settings.discord_gateway_url
             ):
                 yield finding
-    if settings.slack_bot_token is not None:
+    if settings.has_slack:
         try:
             from adapters.slack import checks as slack_checks
         except ModuleNotFoundError:
             yield Finding("Slack", False, _missing_package("slack"))
         else:
-            bot_token, app_token = settings.slack_bot_token.get_secret_value(), _secret(settings.slack_app_token)
+            has_several = settings.slack_client_id is not None
+            bot_token = None if has_several else _secret(settings.slack_bot_token)
+            app_token = _secret(settings.slack_app_token) if settings.slack_mode == "socket" else None
             async for finding in slack_checks.check(bot_token, app_token, api_url=settings.slack_api_url):
                 yield finding
 
@@ -62,10 +64,14 @@ async def setup_steps(settings: Settings, platform: str, *, is_agent: bool) -> s
         return slack_setup.setup_steps(mode=settings.slack_mode, is_agent=is_agent)
     from adapters.discord import setup as discord_setup
 
-    application_id = None
+    application_id = remark = None
     if settings.discord_token is not None:
-        application_id = await discord_setup.application_id(settings.discord_token.get_secret_value(), settings.discord_api_url)
-    return discord_setup.setup_steps(application_id)
+        token = settings.discord_token.get_secret_value()
+        try:
+            application_id = await discord_setup.application_id(token, settings.discord_api_url)
+        except discord_setup.ApplicationUnknown as unknown:
+            remark = str(unknown)
+    return discord_setup.setup_steps(application_id, remark)
 
 
 def _web_adapter(settings: Settings, slack: SlackAdapter | None) -> WebAdapter:
@@ -105,6 +111,7 @@ def _slack_adapter(settings: Settings) -> SlackAdapter:
         signing_secret=_secret(settings.slack_signing_secret),
         client_id=settings.slack_client_id,
         client_secret=_secret(settings.slack_client_secret),
+        database_url=settings.store_url,
         access=Access(parse_entries(settings.slack_allow), parse_entries(settings.slack_deny)),
         catch_up=_catch_up(settings),
         max_picture_bytes=settings.max_picture_bytes,

@@ -17,17 +17,13 @@ import discord
 from yarl import URL
 
 from adapters.base import Finding
-from adapters.discord.setup import API_URL, PORTAL, invite_link, missing_permissions
+from adapters.discord.setup import API_URL, PORTAL, WRONG_TOKEN, invite_link, is_token, missing_permissions
 from adapters.surface import TryLater
 
 _CONTENT_FLAGS = (
     discord.ApplicationFlags.gateway_message_content.flag | discord.ApplicationFlags.gateway_message_content_limited.flag
 )
 _TIMEOUT = aiohttp.ClientTimeout(total=20)
-WRONG_TOKEN = (
-    f"Discord does not take DISCORD_TOKEN. Open {PORTAL}, choose the application, press “Reset Token” under “Bot”, "
-    "and copy the new one."
-)
 NO_CONTENT = (
     "The Message Content Intent is off, so I only see messages that mention me or reply to me. "
     f"Switch it on at {PORTAL}, under “Bot”, “Privileged Gateway Intents”, and start me again."
@@ -50,13 +46,13 @@ class SignIn:
 
 @contextlib.asynccontextmanager
 async def _asking(token: str) -> AsyncIterator[aiohttp.ClientSession]:
+    if not is_token(token):
+        raise TokenError(WRONG_TOKEN)
     try:
         async with aiohttp.ClientSession(timeout=_TIMEOUT, headers={"Authorization": f"Bot {token.strip()}"}) as session:
             yield session
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise TryLater from error
-    except ValueError as error:  # a token with a line break in it makes no header
-        raise TokenError(WRONG_TOKEN) from error
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        raise TryLater from error  # something else answers in Discord's place, perhaps
 
 
 async def sign_in(token: str, api_url: str | None) -> SignIn:
@@ -65,12 +61,12 @@ async def sign_in(token: str, api_url: str | None) -> SignIn:
         user = await _get(session, api_url, "/users/@me")
         application = await _get(session, api_url, "/oauth2/applications/@me")
         gateway = await _get(session, api_url, "/gateway/bot")
-    return SignIn(
-        application_id=str(application["id"]),
-        bot_name=str(user.get("username") or "Threadsight"),
-        has_content=bool(int(application.get("flags") or 0) & _CONTENT_FLAGS),
-        num_shards=int(gateway.get("shards") or 1),
-    )
+        return SignIn(
+            application_id=str(application["id"]),
+            bot_name=str(user.get("username") or "Threadsight"),
+            has_content=bool(int(application.get("flags") or 0) & _CONTENT_FLAGS),
+            num_shards=int(gateway.get("shards") or 1),
+        )
 
 
 async def check(token: str, *, api_url: str | None = None, gateway_url: str | None = None) -> AsyncIterator[Finding]:

@@ -13,6 +13,11 @@ import aiohttp
 API_URL = "https://discord.com/api/v10"
 PORTAL = "https://discord.com/developers/applications"
 _TIMEOUT = aiohttp.ClientTimeout(total=20)
+WRONG_TOKEN = (
+    f"Discord does not take DISCORD_TOKEN. Open {PORTAL}, choose the application, press “Reset Token” under “Bot”, "
+    "and copy the new one."
+)
+_NOT_TOLD = "I could not ask Discord for your application's id, so put it into the links below. Is this machine online?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +58,39 @@ def user_install_link(application_id: str) -> str:
     return f"https://discord.com/oauth2/authorize?client_id={application_id}&integration_type=1&scope=applications.commands"
 
 
-async def application_id(token: str, api_url: str | None) -> str | None:
-    """Asked of Discord; None when it does not tell (a wrong token, no network)."""
+def is_token(text: str) -> bool:
+    """Whether it can be sent as a token at all: one with a line break in it cannot."""
+    return text.isascii() and text.strip().isprintable()
+
+
+class ApplicationUnknown(Exception):
+    """Discord did not tell which application a token is for; the text is a sentence for the person who sets it up."""
+
+
+async def application_id(token: str, api_url: str | None) -> str:
+    """Asked of Discord. Raises ApplicationUnknown."""
+    if not is_token(token):
+        raise ApplicationUnknown(WRONG_TOKEN)
     try:
         async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
             url = f"{(api_url or API_URL).rstrip('/')}/oauth2/applications/@me"
             async with session.get(url, headers={"Authorization": f"Bot {token.strip()}"}) as response:
-                return str((await response.json())["id"]) if response.status == 200 else None
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
-        return None
+                if response.status == 401:
+                    raise ApplicationUnknown(WRONG_TOKEN)
+                response.raise_for_status()
+                return str((await response.json())["id"])
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ApplicationUnknown(_NOT_TOLD) from error
 
 
-def setup_steps(application_id: str | None) -> str:
-    """What to do, step by step. Without an id the invite links have a place for it."""
+def setup_steps(application_id: str | None, remark: str | None = None) -> str:
+    """What to do, step by step. Without an id the invite links have a place for it. `remark`: what is wrong so far."""
     id_ = application_id or "APPLICATION_ID"
     where_id = "" if application_id else "\n   (APPLICATION_ID stands under “General Information” in the portal.)"
     rights = "\n".join(f"     - {permission.name}: without it {permission.without}." for permission in PERMISSIONS)
     return f"""\
 How to bring Threadsight to Discord
-
+{f"{chr(10)}PROBLEM: {remark}{chr(10)}" if remark else ""}
 1. Open {PORTAL}, press “New Application”, and give it a name.
 2. “Bot”: press “Reset Token” and copy the token. Under “Privileged Gateway Intents” switch on “Message Content Intent”
    and save. (Without it I only see messages that mention me or reply to me.) The two others stay off.

@@ -244,7 +244,7 @@ class Actions:
 
 
 def is_word(post: Post) -> bool:
-    """Whether a message looks like one of our !words. They are not made up for after an absence."""
+    """Whether a message looks like one of our !words. They are not made up for after an absence: a late !reset deletes too much."""
     return post.text.strip().lower() in ("!reset", "!forget", "!quota", "!help")
 
 

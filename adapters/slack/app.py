@@ -11,13 +11,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import aiohttp
 from aiohttp import web
 from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
 from slack_bolt.async_app import AsyncApp
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from adapters.absence import CatchUp
 from adapters.access import Access
@@ -32,7 +32,7 @@ from adapters.slack.connection import Socket
 from adapters.slack.events import Events
 from adapters.slack.files import Files
 from adapters.slack.listeners import add_listeners
-from adapters.slack.oauth import Installations
+from adapters.slack.oauth import Installations, open_installations
 from adapters.slack.place import Place, Posted, read_place
 from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
 from adapters.slack.surface import SlackSurface
@@ -51,9 +51,9 @@ _NEEDED_SCOPES = frozenset({"app_mentions:read", "chat:write"})
 class SlackAdapter:
     """One app on Slack.
 
-    With `bot_token` it serves one workspace; with `client_id`, `client_secret` and `engine` all that install it. `api_url` is
-    another Web API than Slack's. `routes()` belong on the page's server in http mode, and for installing. `run` raises
-    AdapterError when a token is wrong or a right is missing without which nothing works.
+    With `bot_token` it serves one workspace; with `client_id`, `client_secret` and `database_url` (where their tokens are kept) all
+    that install it. `api_url` is another Web API than Slack's. `routes()` belong on the page's server in http mode, and for
+    installing. `run` raises AdapterError when a token is wrong or a right is missing without which nothing works.
     """
 
     name = PLATFORM
@@ -68,7 +68,7 @@ class SlackAdapter:
         signing_secret: str | None = None,
         client_id: str | None = None,
         client_secret: str | None = None,
-        engine: AsyncEngine | None = None,
+        database_url: str | None = None,
         access: Access | None = None,
         catch_up: CatchUp | None = None,
         max_picture_bytes: int | None = None,
@@ -79,7 +79,7 @@ class SlackAdapter:
         self._mode = mode
         self._signing_secret = signing_secret or ""
         self._oauth = (client_id, client_secret) if client_id and client_secret else None
-        self._engine = engine
+        self._database_url = database_url
         self._access = access or Access()
         self._catch_up = catch_up or CatchUp()
         self._max_picture_bytes = max_picture_bytes
@@ -117,13 +117,14 @@ class SlackAdapter:
         return routes
 
     async def run(self, handler: ThreadHandler) -> None:
-        async with aiohttp.ClientSession() as session:
-            installations = await self._open_installations()
+        async with aiohttp.ClientSession() as session, self._open_installations() as installations:
             if installations is None:
                 await self._sign_in()
             else:
-                self._workspaces = Workspaces(self._api_url, installations.store)
+                self._workspaces = Workspaces(self._api_url, installations.find)
                 self.where = "Slack, in every workspace that installs me"
+            if self._mode == "socket":
+                await _until_reached(lambda: open_connection(self._app_token or "", self._api_url))
             pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
             desk = Desk(self, handler, pace, access=self._access, catch_up=self._catch_up)
             translator = Translator(Files(session, self._api_url, self._max_picture_bytes))
@@ -159,7 +160,7 @@ class SlackAdapter:
             attaching_conversation_kwargs_enabled=False,  # ours take none, and it fails on some events
             logger=sdk_log,
         )
-        add_listeners(bolt, events, actions, self._workspace, self._begin)
+        add_listeners(bolt, events, actions, self._workspace, partial(self._removed_from, installations), self._begin)
 
         def on_connected() -> None:
             self._begin(self._catch_up_on(desk, translator, installations))
@@ -176,6 +177,18 @@ class SlackAdapter:
                 yield socket.connect
             finally:
                 await socket.close()
+
+    async def _removed_from(self, installations: Installations | None, team_id: str) -> None:
+        """Forget a workspace's token when Slack does not take it any more: it may be news of before it was installed again."""
+        bot = None if installations is None else await installations.find(team_id)
+        if installations is None or bot is None or bot.bot_token is None:
+            return
+        try:
+            await sign_in(bot.bot_token, self._api_url)
+        except TokenError:
+            await installations.forget(team_id)
+            self._workspaces.forget(team_id)
+            log.info("The app was removed from a workspace on Slack; its token is forgotten.")
 
     def _workspace(self, context: Any) -> Workspace:
         """Where it happened: the workspace in which we are installed, also when the message came from another one's channel."""
@@ -203,14 +216,15 @@ class SlackAdapter:
 
     # -- starting ----------------------------------------------------------------------------------------------------------
 
-    async def _open_installations(self) -> Installations | None:
+    @contextlib.asynccontextmanager
+    async def _open_installations(self) -> AsyncIterator[Installations | None]:
         if self._oauth is None:
-            return None
-        if self._engine is None:
+            yield None
+        elif self._database_url is None:
             raise AdapterError("Several Slack workspaces need a database for their tokens.")
-        installations = Installations(*self._oauth, self._engine)
-        await installations.create_tables()
-        return installations
+        else:
+            async with open_installations(*self._oauth, self._database_url) as installations:
+                yield installations
 
     async def _sign_in(self) -> None:
         """Raises AdapterError. While Slack cannot be reached, it is tried again."""
@@ -220,8 +234,6 @@ class SlackAdapter:
         needed = sorted(_NEEDED_SCOPES & set(found.missing_scopes))
         if needed:
             raise AdapterError(" ".join([*(about_scope(scope) for scope in needed), INSTALL_AGAIN]))
-        if self._mode == "socket":
-            await _until_reached(lambda: open_connection(self._app_token or "", self._api_url))
         self.remarks = tuple(f"Slack: {about_scope(scope)} {INSTALL_AGAIN}" for scope in found.missing_scopes)
         self.where = f"Slack, as @{found.bot_name} in {found.team_name}"
         self._workspaces.only = self._workspaces.learn(found.team_id, found.bot_user_id, self._bot_token)
@@ -246,8 +258,11 @@ class SlackAdapter:
 
 
 async def _answer_missed(desk: Desk, translator: Translator, workspace: Workspace, since: datetime) -> None:
-    posts = await read_missed(workspace, translator, since)
-    num_answered = await desk.answer_missed(post for post in posts if not is_word(post))
+
+    async def concerns_us(post: Post) -> bool:
+        return not is_word(post) and await desk.concerns_us(post)
+
+    num_answered = await desk.answer_missed(await read_missed(workspace, translator, since, concerns_us))
     if num_answered:
         log.info("Answered %d messages on Slack that were written while I was away.", num_answered)
 
@@ -263,8 +278,6 @@ async def _until_reached(call: Any) -> Any:
             log.warning("Slack could not be reached; trying again.")
             await asyncio.sleep(later.retry_after_seconds or seconds)
             seconds = min(2 * seconds, _MAX_RETRY_SECONDS)
-        except PlaceGone as gone:
-            raise AdapterError("Slack does not let the app in any more. Is it still installed?") from gone
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -5,15 +5,16 @@ Slack tells a bot its scopes, but not to which events its app subscribes; that c
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from slack_sdk.errors import SlackApiError
+from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.base import Finding
-from adapters.slack.setup import SCOPES
-from adapters.slack.workspaces import calling, status_of, web_client, word_of
-from adapters.surface import TryLater
+from adapters.slack.setup import INSTALL_PATH, SCOPES
+from adapters.slack.workspaces import Refused, calling, web_client, word_of
+from adapters.surface import PlaceGone, TryLater
 
 INSTALL_AGAIN = (
     "Add it under “OAuth & Permissions” in the Slack app, or paste the manifest of `threadsight setup slack`; "
@@ -43,13 +44,7 @@ class SignIn:
 
 async def sign_in(bot_token: str, api_url: str | None) -> SignIn:
     """Who the bot's token is. Raises TokenError, or TryLater when Slack cannot be reached."""
-    async with calling():
-        try:
-            response = await web_client(bot_token, api_url).auth_test()
-        except SlackApiError as error:
-            if status_of(error) == 200:
-                raise TokenError(_about_bot_token(word_of(error))) from error
-            raise
+    response = await _asked(web_client(bot_token, api_url).auth_test(), _about_bot_token)
     if not response.get("bot_id"):
         raise TokenError("SLACK_BOT_TOKEN is not a bot's token. It must be the Bot User OAuth Token, which begins with xoxb-.")
     given = next((value for name, value in response.headers.items() if name.lower() == "x-oauth-scopes"), "")
@@ -64,34 +59,49 @@ async def sign_in(bot_token: str, api_url: str | None) -> SignIn:
 
 async def open_connection(app_token: str, api_url: str | None) -> str:
     """A socket's address. Raises TokenError, or TryLater when Slack cannot be reached."""
-    async with calling():
-        try:
-            response = await web_client(app_token, api_url).apps_connections_open(app_token=app_token)
-        except SlackApiError as error:
-            if status_of(error) == 200:
-                raise TokenError(_about_app_token(word_of(error))) from error
-            raise
+    response = await _asked(web_client(app_token, api_url).apps_connections_open(app_token=app_token), _about_app_token)
     return str(response["url"])
+
+
+async def _asked(call: Awaitable[AsyncSlackResponse], about: Callable[[str], str]) -> AsyncSlackResponse:
+    """Raises TokenError with what `about` makes of Slack's word, or TryLater."""
+    try:
+        async with calling():
+            return await call
+    except (PlaceGone, Refused) as error:
+        word = error.word if isinstance(error, Refused) else ""
+        if isinstance(error.__cause__, SlackApiError):
+            word = word_of(error.__cause__) or word
+        raise TokenError(about(word)) from error
 
 
 def about_scope(scope: str) -> str:
     return f"The bot lacks the scope {scope}: without it {SCOPES[scope]}."
 
 
-async def check(bot_token: str, app_token: str | None, *, api_url: str | None = None) -> AsyncIterator[Finding]:
+async def check(bot_token: str | None, app_token: str | None, *, api_url: str | None = None) -> AsyncIterator[Finding]:
+    """`bot_token`: of the one workspace that is served; None when several install the app by themselves."""
+    if bot_token is None:
+        sentence = f"Every workspace that installs the app is served: at the page's address, under {INSTALL_PATH}."
+        yield Finding("Slack", True, sentence)
+    else:
+        async for finding in _check_bot_token(bot_token, api_url):
+            yield finding
+    if app_token is not None:
+        yield await _check_app_token(app_token, api_url)
+
+
+async def _check_bot_token(bot_token: str, api_url: str | None) -> AsyncIterator[Finding]:
     try:
         found = await sign_in(bot_token, api_url)
     except TokenError as error:
         yield Finding("Slack", False, str(error))
     except TryLater:
         yield Finding("Slack", False, "Slack could not be reached. Is this machine online?")
-        return
     else:
         yield Finding("Slack", True, f"The bot's token works: @{found.bot_name} in {found.team_name}.")
         for finding in _scope_findings(found.missing_scopes, is_told=bool(found.scopes)):
             yield finding
-    if app_token is not None:
-        yield await _check_app_token(app_token, api_url)
 
 
 def _scope_findings(missing: Collection[str], *, is_told: bool) -> list[Finding]:

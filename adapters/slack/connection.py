@@ -39,8 +39,8 @@ class Socket:
 
     async def connect(self) -> None:
         """Returns when Slack has said hello."""
-        await self._handler.connect_async()  # type: ignore[no-untyped-call]
         self._watch = asyncio.create_task(self._watch_over())
+        await self._handler.connect_async()  # type: ignore[no-untyped-call]
         await self._greeted.wait()
 
     async def close(self) -> None:
@@ -60,8 +60,9 @@ class Socket:
                 self._on_connected()
 
     async def _watch_over(self) -> None:
-        """slack_sdk tells of a connection that broke only by making a new one."""
+        """slack_sdk does not tell that a connection broke, and tries the same address for ever, although it is good for once."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if not await self._handler.client.is_connected():
+                self._handler.client.wss_uri = None  # it asks for another one before it tries again
                 self._on_disconnected()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -62,12 +63,18 @@ class Events:
 
     async def _edited(self, workspace: Workspace, channel: str, event: Event) -> None:
         """An edit comes as message_changed and, when it mentions us, as a new app_mention, which may lack the files."""
-        if not event.get("files"):
-            event = await read_message(workspace, channel, str(event["ts"]), event.get("thread_ts")) or event
-        is_mention = event.get("type") == "app_mention" or has_mention(str(event.get("text")), workspace.bot_user_id)
         if event.get("channel_type") is None:
             event = {name: value for name, value in event.items() if name != "channel_type"}
-        post = await self._translator.post(workspace, channel, event, is_mention=is_mention)
+        is_mention = event.get("type") == "app_mention" or has_mention(str(event.get("text")), workspace.bot_user_id)
+        post = self._translator.post(workspace, channel, event, is_mention=is_mention)
+        is_known = await self._handler.find_message(PLATFORM, workspace.id, post.message_id) is not None
+        if not is_known and not await self._desk.concerns_us(post):
+            return
+        if not event.get("files"):
+            event = await read_message(workspace, channel, str(event["ts"]), event.get("thread_ts")) or event
+            is_mention = is_mention or has_mention(str(event.get("text")), workspace.bot_user_id)
+            post = self._translator.post(workspace, channel, event, is_mention=is_mention)
+        post = replace(post, attachments=await self._translator.attachments(workspace, event))
         lock = self._edits.setdefault((workspace.id, post.message_id), asyncio.Lock())
         async with lock:  # the second event of one edit finds the question changed already
             await self._desk.on_edit(post)
@@ -75,13 +82,14 @@ class Events:
     async def _deliver(self, record: Record, is_late: bool) -> None:
         workspace_id, channel, _ = record.id
         workspace = await self._workspaces.find(workspace_id)
-        post = await self._translator.post(workspace, channel, record.event, is_mention=record.is_mention)
-        if await self._handler.find_message(PLATFORM, workspace_id, post.message_id) is not None:
-            if is_late:
-                await self._desk.on_edit(post)  # it has more pictures than we knew
+        post = self._translator.post(workspace, channel, record.event, is_mention=record.is_mention)
+        is_known = await self._handler.find_message(PLATFORM, workspace_id, post.message_id) is not None
+        if is_known and not is_late:
             return
-        if not await self._actions.take_word(post):
-            await self._desk.on_post(post)
+        if not is_known and (await self._actions.take_word(post) or not await self._desk.concerns_us(post)):
+            return
+        post = replace(post, attachments=await self._translator.attachments(workspace, record.event))
+        await (self._desk.on_edit(post) if is_known else self._desk.on_post(post))  # it has more pictures than we knew
 
     async def _look_up(self, id_: PostId, event: Event) -> Event | None:
         workspace_id, channel, ts = id_

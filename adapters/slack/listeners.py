@@ -25,9 +25,10 @@ def add_listeners(
     events: Events,
     actions: Actions,
     workspace_of: Callable[[Any], Workspace],
+    removed_from: Callable[[str], Coroutine[Any, Any, None]],
     begin: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
-    """`workspace_of` takes Bolt's context; `begin` starts work in a task."""
+    """`workspace_of` takes Bolt's context, `removed_from` the id of a workspace; `begin` starts work in a task."""
 
     async def on_message(event: dict[str, Any], context: Any) -> None:
         begin(events.message(workspace_of(context), event))
@@ -41,6 +42,10 @@ def add_listeners(
 
     async def on_native_stop(event: dict[str, Any], context: Any) -> None:
         begin(actions.native_stop(workspace_of(context), event))
+
+    async def on_removed(event: dict[str, Any], body: dict[str, Any]) -> None:
+        if event.get("type") == "app_uninstalled" or (event.get("tokens") or {}).get("bot"):
+            begin(removed_from(str(body.get("team_id") or "")))
 
     async def on_button(ack: Any, body: dict[str, Any], context: Any) -> None:
         await ack()
@@ -74,6 +79,8 @@ def add_listeners(
         bolt.event(name)(on_message)
     for name in _GONE_EVENTS:
         bolt.event(name)(on_gone)
+    for name in ("app_uninstalled", "tokens_revoked"):
+        bolt.event(name)(on_removed)
     bolt.event("app_home_opened")(on_home)
     bolt.event("agent_session_stopped")(on_native_stop)
     bolt.event(_ANY)(on_anything)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 from slack_bolt.oauth.async_oauth_settings import AsyncOAuthSettings
-from slack_sdk.oauth.installation_store.sqlalchemy import AsyncSQLAlchemyInstallationStore
+from slack_sdk.oauth.installation_store import Bot
+from slack_sdk.oauth.installation_store.sqlalchemy import AsyncSQLAlchemyInstallationStore, SQLAlchemyInstallationStore
 from slack_sdk.oauth.state_store.sqlalchemy import AsyncSQLAlchemyOAuthStateStore
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from adapters.slack.setup import INSTALL_PATH, REDIRECT_PATH, scopes
 from adapters.slack.workspaces import sdk_log
@@ -46,3 +48,34 @@ class Installations:
         query = select(bots.team_id).where(bots.client_id == self._client_id, bots.team_id.is_not(None)).distinct()
         async with self._engine.connect() as connection:
             return list((await connection.scalars(query)).all())
+
+    async def find(self, team_id: str) -> Bot | None:
+        """The newest installation in this workspace, be it an organization's or not; slack_sdk would have to be told."""
+        bots = self.store.bots.c
+        query = (
+            select(self.store.bots)
+            .where(bots.client_id == self._client_id, bots.team_id == team_id, bots.bot_token.is_not(None))
+            .order_by(bots.installed_at.desc())
+            .limit(1)
+        )
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return None if row is None else SQLAlchemyInstallationStore.build_bot_entity(row)
+
+    async def forget(self, team_id: str) -> None:
+        """The app was removed from this workspace."""
+        async with self._engine.begin() as connection:
+            for table in (self.store.bots, self.store.installations):
+                await connection.execute(delete(table).where(table.c.client_id == self._client_id, table.c.team_id == team_id))
+
+
+@contextlib.asynccontextmanager
+async def open_installations(client_id: str, client_secret: str, database_url: str) -> AsyncIterator[Installations]:
+    """`database_url`: SQLAlchemy's, with an asyncio driver."""
+    engine = create_async_engine(database_url, hide_parameters=True)  # which are tokens
+    try:
+        installations = Installations(client_id, client_secret, engine)
+        await installations.create_tables()
+        yield installations
+    finally:
+        await engine.dispose()

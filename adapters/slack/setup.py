@@ -28,6 +28,7 @@ AGENT_SCOPES = {"assistant:write": "I do not appear among Slack's agents"}
 EVENTS = (
     "app_home_opened",
     "app_mention",
+    "app_uninstalled",
     "channel_deleted",
     "channel_left",
     "group_deleted",
@@ -36,6 +37,7 @@ EVENTS = (
     "message.groups",
     "message.im",
     "message.mpim",
+    "tokens_revoked",
 )
 AGENT_EVENTS = ("agent_session_stopped",)
 

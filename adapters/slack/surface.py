@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.slack.blocks import Block, foot_blocks, page_blocks
+from adapters.slack.blocks import Block, foot_blocks, page_blocks, value_of
+from adapters.slack.lost import LostMessages
 from adapters.slack.markup import fallback, harmless
 from adapters.slack.place import Place, Posted
 from adapters.slack.workspaces import Refused, Unknown, Workspace, Workspaces, calling
@@ -28,7 +29,6 @@ MAX_PAGE_CHARS = 8_000  # Slack takes 12,000 in one call and block, and `harmles
 STATUS_SECONDS = 60.0  # Slack drops a status after two minutes
 STOP_AFTER_SECONDS = 2.0  # a short answer ends before anybody could press Stop
 UPDATE_SECONDS = 3.0  # chat.update is counted for the whole workspace, 50 in a minute
-_CLOCK_SKEW_SECONDS = 30.0
 _STATUS = "is looking at it …"
 _WRITING = "I am writing …"
 _BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "msg_too_long", "block_mismatch"})
@@ -57,7 +57,7 @@ class SlackSurface:
         self._waiting: set[str] = set()
         self._updated_at: dict[str, float] = {}
         self._status_until: float | None = None
-        self._lost_at: float | None = None  # when a message was sent of which we do not know whether it stands
+        self._lost = LostMessages(place, posted)
         self._can_stream = True
 
     async def show_typing(self) -> None:
@@ -69,7 +69,7 @@ class SlackSurface:
 
     async def post(self, page: Page) -> str:
         workspace = await self._workspaces.find(self._place.workspace)
-        ts = await self._find_lost(workspace)
+        ts = await self._found(self._lost.find_answer(workspace))
         if ts is not None:
             await self._update(workspace, ts, page)
         elif page.is_open and page.text.strip() and self._can_stream:
@@ -85,8 +85,10 @@ class SlackSurface:
     async def edit(self, reply_id: str, page: Page) -> str | None:
         workspace = await self._workspaces.find(self._place.workspace)
         ts, stop_ts = self._parts(reply_id)
+        self._posted.add(f"{self.channel}:{ts}")  # by an earlier run of the program, perhaps
+        stop_ts = stop_ts or await self._found(self._lost.find_stop(workspace))
         if ts in self._waiting and page.is_open and page.text.strip() and self._can_stream:
-            stream_ts = await self._find_lost(workspace) or await self._start_stream(workspace, page)
+            stream_ts = await self._found(self._lost.find_answer(workspace)) or await self._start_stream(workspace, page)
             if stream_ts is not None:
                 self._waiting.discard(ts)
                 await self._offer_stop(workspace, page, ts)
@@ -121,7 +123,7 @@ class SlackSurface:
         """Returns None when this place takes no streams."""
         text = harmless(page.text)
         try:
-            with self._may_get_lost():
+            with self._lost.watching():
                 async with calling():
                     response = await workspace.writing.chat_startStream(
                         channel=self._place.channel,
@@ -178,25 +180,31 @@ class SlackSurface:
     async def _offer_stop(self, workspace: Workspace, page: Page, ts: str | None = None) -> str | None:
         """A message with the button beside the stream: `ts` is made one, or a new one is sent. The answer can do without."""
         beside = Page("", status=_WRITING, controls=(Control.STOP,), turn_id=page.turn_id)
-        with contextlib.suppress(PlaceGone, TryLater, Refused):
+        try:
             if ts is not None:
-                await self._update(workspace, ts, beside)
+                await self._write(workspace.client.chat_update, beside, foot_blocks(beside), ts=ts)
                 return ts
             return await self._send(workspace, beside, foot_blocks(beside), is_answer=False)
+        except Unknown:
+            if ts is None and page.turn_id is not None:
+                self._lost.note_stop(value_of(Control.STOP, page.turn_id))
+        except (PlaceGone, TryLater, Refused):
+            pass
         return None
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
     async def _send(self, workspace: Workspace, page: Page, blocks: list[Block], *, is_answer: bool = True) -> str:
-        with self._may_get_lost() if is_answer else contextlib.nullcontext():
+        with self._lost.watching() if is_answer else contextlib.nullcontext():
             response = await self._write(workspace.writing.chat_postMessage, page, blocks, thread_ts=self._place.thread)
         return self._remember(response["ts"])
 
     async def _update(self, workspace: Workspace, ts: str, page: Page) -> None:
-        """Write the whole page; a page that will change again gives way to the rate limit."""
-        updated_at = self._updated_at.get(ts)
-        if page.is_open and updated_at is not None and self._clock() - updated_at < UPDATE_SECONDS:
-            return
+        """Write the whole page; a page that will change again is put off when the last one was just written."""
+        if page.is_open and ts in self._updated_at:
+            seconds_left = self._updated_at[ts] + UPDATE_SECONDS - self._clock()
+            if seconds_left > 0:
+                raise TryLater(seconds_left)
         self._updated_at[ts] = self._clock()
         try:
             await self._write(workspace.client.chat_update, page, page_blocks(page), ts=ts)
@@ -231,35 +239,6 @@ class SlackSurface:
             async with calling():
                 await workspace.client.chat_delete(channel=self._place.channel, ts=ts)
 
-    @contextlib.contextmanager
-    def _may_get_lost(self) -> Any:
-        sent_at = time.time()
-        try:
-            yield
-        except Unknown:
-            self._lost_at = min(sent_at, self._lost_at or sent_at)
-            raise
-
-    async def _find_lost(self, workspace: Workspace) -> str | None:
-        """A message of which we heard nothing, if it does stand there: it is used instead of a second one."""
-        if self._lost_at is None:
-            return None
-        oldest = f"{self._lost_at - _CLOCK_SKEW_SECONDS:.6f}"
-        messages: list[Any] = []
-        with contextlib.suppress(Refused):
-            async with calling():
-                response = await workspace.client.conversations_replies(
-                    channel=self._place.channel, ts=self._place.thread, oldest=oldest, limit=100
-                )
-                messages = list(response.get("messages") or ())
-        self._lost_at = None
-        for message in messages:
-            ts = str(message.get("ts"))
-            is_new = float(ts) >= float(oldest) and f"{self.channel}:{ts}" not in self._posted
-            if is_new and message.get("user") == workspace.bot_user_id:
-                return self._remember(ts)
-        return None
-
     # -- status ------------------------------------------------------------------------------------------------------------
 
     async def _clear_status(self) -> None:
@@ -277,6 +256,10 @@ class SlackSurface:
                 )
 
     # -- ids ---------------------------------------------------------------------------------------------------------------
+
+    async def _found(self, finding: Awaitable[str | None]) -> str | None:
+        ts = await finding
+        return None if ts is None else self._remember(ts)
 
     def _remember(self, ts: str) -> str:
         self._posted.add(f"{self.channel}:{ts}")

@@ -49,7 +49,8 @@ class Translator:
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    async def post(self, workspace: Workspace, channel: str, event: Event, *, is_mention: bool) -> Post:
+    def post(self, workspace: Workspace, channel: str, event: Event, *, is_mention: bool) -> Post:
+        """Without attachments: Slack may have to be asked for these, which only a message that concerns us is worth."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
         return Post(
             workspace=workspace.id,
@@ -62,7 +63,6 @@ class Translator:
             is_mention=is_mention,
             is_direct=is_direct(channel, event),
             is_automatic=is_automatic(event, workspace.bot_user_id),
-            attachments=await self.attachments(workspace, event),
             look_back=self._look_back(workspace, channel, event),
         )
 

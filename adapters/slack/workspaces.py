@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from slack_sdk.http_retry.builtin_async_handlers import (
     AsyncRateLimitErrorRetryHandler,
     AsyncServerErrorRetryHandler,
 )
-from slack_sdk.oauth.installation_store.async_installation_store import AsyncInstallationStore
+from slack_sdk.oauth.installation_store import Bot
 from slack_sdk.web.async_client import AsyncWebClient
 
 from adapters.surface import PlaceGone, TryLater
@@ -32,9 +33,21 @@ log = logging.getLogger(__name__)
 DEFAULT_API_URL = "https://slack.com/api/"
 CALL_SECONDS = 30
 
+_SOCKET_ADDRESS = re.compile(r"wss?://[^\s'\"]+")
+
+
+def _without_addresses(record: logging.LogRecord) -> bool:
+    """Whoever has a socket's address may open it."""
+    record.msg, record.args = _SOCKET_ADDRESS.sub("(a socket's address)", record.getMessage()), ()
+    if record.exc_info and _SOCKET_ADDRESS.search(str(record.exc_info[1])):
+        record.exc_info = None
+    return True
+
+
 # The SDK's own loggers write whole messages at DEBUG; ours never does.
 sdk_log = logging.getLogger("adapters.slack.sdk")
 sdk_log.setLevel(logging.WARNING)
+sdk_log.addFilter(_without_addresses)
 
 _GONE = frozenset(
     {
@@ -139,11 +152,11 @@ class Workspace:
 
 
 class Workspaces:
-    """All workspaces that we were installed in. One by its token, or several by the installations that are kept."""
+    """All workspaces that we were installed in: one by its token, or several, whose kept tokens `find_bot` reads by the team id."""
 
-    def __init__(self, api_url: str | None, store: AsyncInstallationStore | None = None) -> None:
+    def __init__(self, api_url: str | None, find_bot: Callable[[str], Awaitable[Bot | None]] | None = None) -> None:
         self._api_url = api_url
-        self._store = store
+        self._find_bot = find_bot
         self._known: dict[str, Workspace] = {}
         self.only: Workspace | None = None
 
@@ -164,9 +177,11 @@ class Workspaces:
         known = self._known.get(team_id)
         if known is not None:
             return known
-        bot = None
-        if self._store is not None:
-            bot = await self._store.async_find_bot(enterprise_id=None, team_id=team_id, is_enterprise_install=False)
+        bot = None if self._find_bot is None else await self._find_bot(team_id)
         if bot is None or not bot.bot_token or not bot.bot_user_id:
             raise PlaceGone
         return self.learn(team_id, bot.bot_user_id, bot.bot_token)
+
+    def forget(self, team_id: str) -> None:
+        """We are no longer installed there."""
+        self._known.pop(team_id, None)

@@ -117,7 +117,7 @@ def guild_payload(channels: list[Payload], permissions: int) -> Payload:
         "members": [{"user": user_payload(BOT, "sight", bot=True), "roles": [], "flags": 0, "joined_at": WHEN}],
         "member_count": 2,
         "channels": [each for each in channels if "guild_id" in each and not is_thread[id(each)]],
-        "threads": [each for each in channels if "guild_id" in each and is_thread[id(each)]],
+        "threads": [each for each in channels if is_thread[id(each)] and not each["thread_metadata"]["archived"]],
         "large": False,
         "unavailable": False,
     }

@@ -4,22 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from adapters.base import AnswerText
 from adapters.slack import SlackAdapter
-from tests.adapters.slack_loopback import APP_TOKEN, BOT, BOT_TOKEN, Message, SlackLoopback
-from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, draw_picture
+from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer, draw_picture
+from tests.slack_server.people import How
+from tests.slack_server.server import SlackServer
+from tests.slack_server.state import Channel, File, Message, User
 
-CHANNEL, DIRECT = "C1", "D1"
+PICTURE = ("a.png", draw_picture())
+
+
+@dataclass
+class SlackWorld:
+    """A workspace with one person and one channel to begin with; `adapter` runs in it."""
+
+    slack: SlackServer
+    handler: MemoryChatHandler
+    ann: User
+    general: Channel
+    adapter: SlackAdapter
+    stop: Callable[[], Awaitable[None]]  # the adapter; the Slack goes on
+    picture: bytes = PICTURE[1]
+
+    async def ask(
+        self,
+        text: str = "What is this?",
+        files: Sequence[tuple[str, bytes] | File] = (PICTURE,),
+        *,
+        how: How = "normal",
+        thread_ts: str | None = None,
+    ) -> Message:
+        """Ann mentions the bot in the channel."""
+        return await self.slack.post(self.general, self.ann, f"{self.slack.mention} {text}", files, how=how, thread_ts=thread_ts)
+
+    async def answered(self, text: str = "A circle.") -> tuple[Message, Message, WrittenAnswer]:
+        """A question, what was shown below it, and the answer, once all of it stands there."""
+        question = await self.ask()
+        answer = await self.handler.answer_next(text)
+        await self.handler.wait_delivered(answer.turn_id)
+        (shown,) = self.slack.answers(self.general, question.ts)
+        return question, shown, answer
+
+    async def begun(self, text: str = "One. ") -> tuple[Message, WrittenAnswer]:
+        """A question, and its answer, of which people see the beginning."""
+        question = await self.ask()
+        answer = await self.handler.next_answer()
+        await answer.add(AnswerText(text))
+        await self.slack.wait_for(lambda: self.texts(question) == [text])
+        return question, answer
+
+    def texts(self, question: Message) -> list[str]:
+        """What people read of the model's words below a question, message by message."""
+        return [words(message) for message in self.slack.answers(question.channel, question.thread_ts or question.ts)]
+
+    async def called(self, method: str, number: int = 1) -> None:
+        """Once a method was called so often."""
+        await self.slack.wait_for(lambda: len(self.slack.called(method)) >= number)
 
 
 @contextlib.asynccontextmanager
-async def running(slack: SlackLoopback, handler: MemoryChatHandler, **settings: Any) -> AsyncIterator[SlackAdapter]:
+async def running(slack: SlackServer, handler: MemoryChatHandler, **settings: Any) -> AsyncIterator[SlackAdapter]:
     """The adapter, connected to the loopback Slack."""
-    adapter = SlackAdapter(BOT_TOKEN, APP_TOKEN, api_url=slack.api_url, **settings)
+    adapter = SlackAdapter(slack.bot_token, slack.app_token, api_url=slack.api_url, **settings)
     run = asyncio.create_task(adapter.run(handler))
     started = asyncio.create_task(adapter.started.wait())
     try:
@@ -34,35 +86,41 @@ async def running(slack: SlackLoopback, handler: MemoryChatHandler, **settings: 
         await asyncio.gather(run, started, return_exceptions=True)
 
 
-@contextlib.asynccontextmanager
-async def slack_world(**settings: Any) -> AsyncIterator[tuple[SlackLoopback, MemoryChatHandler]]:
-    """A loopback Slack and the adapter connected to it, without Slack's pace."""
+@contextlib.contextmanager
+def without_rest() -> Iterator[None]:
+    """Without Slack's pace, which other tests keep, and without long waits before a second try."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapters.slack.app.CHANNEL_SECONDS", 0.0)
         patch.setattr("adapters.slack.app.WRITES_PER_SECOND", 1000.0)
+        patch.setattr("adapters.reply._FIRST_WAIT_SECONDS", 0.01)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def slack_world(**settings: Any) -> AsyncIterator[SlackWorld]:
+    with without_rest():
         handler = MemoryChatHandler()
-        async with SlackLoopback().serving() as slack, running(slack, handler, **settings):
-            yield slack, handler
-
-
-async def ask(slack: SlackLoopback, text: str = f"<@{BOT}> What is this?", channel: str = CHANNEL, **more: Any) -> Message:
-    files = more.pop("files", None) or [slack.upload("a.png", draw_picture())]
-    message = slack.people_say(channel, text, files=files, subtype="file_share", **more)
-    await slack.tell_message(channel, message)
-    if not channel.startswith("D"):
-        await slack.tell_message(channel, message, "app_mention")
-    return message
+        async with SlackServer() as slack:
+            ann, general = slack.add_user("ann"), slack.add_channel("general")
+            async with contextlib.AsyncExitStack() as stack:
+                adapter = await stack.enter_async_context(running(slack, handler, **settings))
+                yield SlackWorld(slack, handler, ann, general, adapter, stack.aclose)
 
 
 def words(message: Message) -> str:
-    """What people read in a message of ours."""
-    markdown = [str(block["text"]) for block in message.get("blocks") or () if block["type"] == "markdown"]
-    return str(message.get("markdown_text") or "".join(markdown))
-
-
-def has_more_calls(slack: SlackLoopback, num_calls: int) -> bool:
-    return len(slack.calls) > num_calls
+    """What people read of the model's words in a message of ours."""
+    return message.markdown or "".join(str(block["text"]) for block in message.blocks if block["type"] == "markdown")
 
 
 def block_types(message: Message) -> list[str]:
-    return [block["type"] for block in message.get("blocks") or ()]
+    return [block["type"] for block in message.blocks]
+
+
+def labels(message: Message) -> set[str]:
+    """What can be pressed under a message."""
+    return {label for _, label, _ in message.buttons}
+
+
+async def within(wait: Awaitable[Any]) -> Any:
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        return await wait

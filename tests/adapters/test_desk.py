@@ -277,6 +277,15 @@ async def test_what_an_earlier_run_left_is_shown_in_its_place() -> None:
         assert not await b.handler.undelivered("memory")
 
 
+async def test_what_is_asked_before_we_are_ready_is_painted_once() -> None:
+    async with bench() as b:
+        await b.desk.on_post(start())
+        await b.desk.resume()
+        await b.shown("A red circle.")
+        await b.desk.close()
+        assert b.platform.num_writes == 1
+
+
 async def test_missed_messages_are_answered_once_oldest_first_and_not_too_many() -> None:
     async with bench(catch_up=CatchUp(timedelta(hours=1), max_posts=2)) as b:
         now = datetime.now(UTC)

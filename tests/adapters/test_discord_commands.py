@@ -11,15 +11,22 @@ import pytest
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
 from adapters.desk import NOT_ALLOWED, ONLY_ASKER
-from adapters.discord.actions import ALT_TEXT_QUESTION, FORGET_QUESTION, NO_PICTURE_HERE, NOTHING_TO_RESET
+from adapters.discord.actions import (
+    ALT_TEXT_QUESTION,
+    FORGET_QUESTION,
+    NO_PICTURE_HERE,
+    NOTHING_TO_RESET,
+    SOMETHING_WRONG,
+    WINDOW_LOST,
+)
 from adapters.discord.places import Place, read_place
-from adapters.discord.surface import MAX_ALT_TEXT_CHARS, DiscordSurface
+from adapters.discord.surface import CUT, MAX_ALT_TEXT_CHARS, MAX_FOLLOW_UPS, DiscordSurface
 from adapters.surface import Page, PlaceGone
 from tests.adapters.discord_payloads import ANN, GUILD, Payload, user_payload
 from tests.adapters.discord_world import World, world
 from tests.chat_handler import TIMEOUT_SECONDS, draw_picture
 
-EPHEMERAL = 1 << 6
+SUPPRESS_EMBEDS, EPHEMERAL = 1 << 2, 1 << 6
 BOB = user_payload(5, "bob")
 
 
@@ -41,6 +48,17 @@ async def _button(w: World, message: Payload, word: str, **more: Any) -> int:
     return await w.discord.click(message, next(id_ for id_ in ids if id_.startswith(f"threadsight:{word}")), **more)
 
 
+async def _open_window(w: World, target: Payload) -> Payload:
+    return w.discord.callbacks[await _menu(w, "Ask about this image", target)]
+
+
+async def _send_window(w: World, window: Payload, text: str, *, channel: int | None = None) -> int:
+    label = window["data"]["components"][0]
+    components = [{**label, "component": {**label["component"], "value": text}}]
+    data = {"custom_id": window["data"]["custom_id"], "components": components}
+    return await w.discord.interact(5, data, channel or w.channel)
+
+
 # --- questions
 
 
@@ -59,20 +77,52 @@ async def test_ask_is_answered_where_it_was_asked_and_goes_on_by_replies() -> No
         assert await w.handler.messages[0].attachments[0].fetch(10**7) == draw_picture()
 
 
+async def test_an_answer_to_a_command_mentions_nobody_and_its_links_do_not_unfurl() -> None:
+    async with world() as w:
+        await _ask(w)
+        await w.answered("See https://example.com, @everyone. " * 100)
+        edits, more = w.discord.called("PATCH", r"/webhooks/.*"), w.discord.called("POST", r"/webhooks/.*")
+        assert {body["flags"] for body in [*edits, *more]} == {SUPPRESS_EMBEDS}
+        assert [body["allowed_mentions"]["parse"] for body in [*edits, *more]] == [[]] * (len(edits) + len(more))
+
+
 async def test_ask_about_this_image_asks_for_the_question_first() -> None:
     async with world() as w:
         target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
-        opened = await _menu(w, "Ask about this image", target)
-        window = w.discord.callbacks[opened]
+        window = await _open_window(w, target)
         assert (window["type"], window["data"]["title"]) == (9, "Ask about this image")
-        label = window["data"]["components"][0]
-        field = {**label["component"], "value": "Whose is it?"}
-        data = {"custom_id": window["data"]["custom_id"], "components": [{**label, "component": field}]}
-        await w.discord.interact(5, data, w.channel)
+        await _send_window(w, window, "Whose is it?")
         await w.answered("Bob's.")
         assert w.texts(w.channel) == ["Bob's."]
         [message] = w.handler.messages
         assert (message.text, [attachment.name for attachment in message.attachments]) == ("Whose is it?", ["bobs.png"])
+
+
+async def test_a_window_that_is_open_over_a_restart_is_understood() -> None:
+    async with world() as w:
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
+        other = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("other.png")])
+        window, lost = await _open_window(w, target), await _open_window(w, other)
+        await w.restart()
+        await _send_window(w, window, "Whose is it?")
+        await w.answered("Bob's.")
+        assert w.texts(w.channel)[-1] == "Bob's."
+        [message] = w.handler.messages
+        assert (message.text, [attachment.name for attachment in message.attachments]) == ("Whose is it?", ["bobs.png"])
+        await w.discord.delete(other)
+        await _send_window(w, lost, "And this?")
+        await w.discord.wait_for(lambda: w.texts(w.channel)[-1] == WINDOW_LOST)
+
+
+async def test_a_window_does_not_read_messages_of_other_channels() -> None:
+    async with world() as w:
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
+        window = await _open_window(w, target)
+        await w.restart()
+        elsewhere = w.discord.add_channel("elsewhere")
+        await _send_window(w, window, "Whose is it?", channel=elsewhere)
+        await w.discord.wait_for(lambda: WINDOW_LOST in w.texts(elsewhere))
+        assert w.handler.messages == []
 
 
 async def test_describe_image_gives_short_alt_text_to_the_person_alone() -> None:
@@ -135,6 +185,34 @@ async def test_where_nothing_leads_any_more_regenerate_says_so() -> None:
         [shown] = w.discord.bots(w.channel)
         pressed = await _button(w, shown, "regenerate")
         assert (await w.discord.reply_to(pressed))["content"] == "I cannot write there any more."
+
+
+async def test_where_only_the_person_installed_the_app_a_long_answer_says_that_it_is_cut() -> None:
+    """There Discord takes five messages after the first."""
+    async with world() as w:
+        interaction = await _ask(w, authorizing_integration_owners={"1": str(ANN)})
+        words = [f"{number}." for number in range(6_000)]
+        answer = await w.answered(" ".join(words))
+        shown = w.discord.bots(w.channel)
+        assert len(shown) == 1 + MAX_FOLLOW_UPS
+        assert len(w.discord.followups[interaction]) == 1 + MAX_FOLLOW_UPS
+        *_, last = [message["content"] for message in shown]
+        assert last.endswith(f"\n-# {CUT}")
+        text = " ".join(message["content"].removesuffix(f"\n-# {CUT}") for message in shown)
+        assert text.split() == words[: len(text.split())]
+        assert len(text) > 10_000
+        await w.discord.wait_for(lambda: f"regenerate:{answer.turn_id}" in str(shown[-1]["components"]))
+        await _button(w, shown[-1], "regenerate")
+        await w.answered("Short.")
+        assert w.texts(w.channel) == ["Short."]
+
+
+async def test_where_the_bot_is_a_member_a_long_answer_is_not_cut() -> None:
+    async with world() as w:
+        await _ask(w)
+        words = [f"{number}." for number in range(6_000)]
+        await w.answered(" ".join(words))
+        assert " ".join(w.texts(w.channel)).split() == words
 
 
 # --- buttons
@@ -246,3 +324,17 @@ async def test_commands_are_told_to_discord_only_when_they_changed() -> None:
 def test_a_reply_place_keeps_its_token() -> None:
     place = Place(str(GUILD), "1", application="111", token="secret", token_until=5.0, is_alt_text=True)
     assert read_place(str(place)) == place
+
+
+async def test_a_button_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(turn_id: int) -> None:
+        raise RuntimeError("the database is away")
+
+    async with world() as w:
+        asked = await w.ask()
+        await w.answered()
+        [shown] = w.discord.bots(int(asked["id"]))
+        monkeypatch.setattr(w.handler, "find_turn", broken)
+        pressed = await _button(w, shown, "helpful")
+        assert (await w.discord.reply_to(pressed))["content"] == SOMETHING_WRONG
+        assert "could not be dealt with" in caplog.text

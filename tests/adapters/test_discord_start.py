@@ -9,8 +9,8 @@ import pytest
 
 from adapters.absence import CatchUp
 from adapters.base import AdapterError, AnswerStatus, AnswerText, Finding
-from adapters.discord.checks import NO_CONTENT, WRONG_TOKEN, check
-from adapters.discord.setup import application_id, invite_link
+from adapters.discord.checks import NO_CONTENT, check
+from adapters.discord.setup import WRONG_TOKEN, ApplicationUnknown, application_id, invite_link
 from tests.adapters.discord_loopback import DiscordLoopback
 from tests.adapters.discord_payloads import APPLICATION, TOKEN
 from tests.adapters.discord_world import ME, running, skip_identify_wait, world
@@ -125,6 +125,21 @@ async def test_what_was_missed_is_answered_once_after_the_return() -> None:
         assert sorted(message.text for message in w.handler.messages[2:]) == ["A mention", "Directly", "In its thread", "The last"]
 
 
+async def test_what_was_missed_in_a_thread_that_was_archived_meanwhile_is_answered() -> None:
+    async with world() as w:
+        asked, other = await w.ask(), await w.ask()
+        for _ in range(2):
+            await w.answered("A red circle.")
+        await w.stop()
+        w.discord.people_say(int(asked["id"]), "In its thread")
+        for thread in (asked, other):
+            w.discord.channels[int(thread["id"])]["thread_metadata"]["archived"] = True
+        await w.start()
+        await w.answered("Yes.")
+        assert w.texts(int(asked["id"])) == ["A red circle.", "Yes."]
+        assert w.discord.called("GET", rf"/channels/{other['id']}/messages") == []
+
+
 async def test_what_was_missed_too_long_ago_or_before_the_first_start_is_left_alone() -> None:
     async with DiscordLoopback().serving() as discord:
         handler, channel = MemoryChatHandler(), discord.add_channel()
@@ -183,7 +198,11 @@ async def test_the_doctor_says_that_there_is_no_server_or_no_network() -> None:
     async with DiscordLoopback(has_guild=False).serving() as discord:
         assert invite_link(str(APPLICATION)) in (await _findings(discord))[-1].sentence
         assert await application_id(TOKEN, discord.api_url) == str(APPLICATION)
-        assert await application_id("wrong", discord.api_url) is None
-        discord.fail("GET", "/users/@me", 500)
-        assert [each.sentence for each in await _findings(discord)] == ["Discord could not be reached. Is this machine online?"]
-    assert await application_id(TOKEN, discord.api_url) is None
+        for wrong in ("wrong", "wrong\n token"):
+            with pytest.raises(ApplicationUnknown, match="Discord does not take DISCORD_TOKEN"):
+                await application_id(wrong, discord.api_url)
+        for fault in (500, ("429", "soon", False)):
+            discord.fail("GET", "/users/@me", fault)
+            assert [each.sentence for each in await _findings(discord)] == ["Discord could not be reached. Is this machine online?"]
+    with pytest.raises(ApplicationUnknown, match="online"):
+        await application_id(TOKEN, discord.api_url)

@@ -1,4 +1,4 @@
-"""The manifest asks for what the code uses, no more and no less; the checks tell what is missing, each for itself."""
+"""The manifest asks for what the code uses, no more and no less, and the steps lead to it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,13 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import adapters.slack.setup as slack_setup
-from adapters.base import AdapterError, Finding
-from adapters.slack import SlackAdapter
-from adapters.slack.checks import check
 from adapters.slack.setup import EVENTS, SCOPES, manifest, setup_steps
-from tests.adapters.slack_loopback import APP_TOKEN, BOT_TOKEN, SlackLoopback
-from tests.adapters.slack_world import running
-from tests.chat_handler import MemoryChatHandler
 
 SOURCES = sorted(Path(slack_setup.__file__).parent.glob("*.py"))
 
@@ -49,11 +42,13 @@ METHOD_SCOPES: dict[str, tuple[str, ...]] = {
 EVENT_SCOPES = {
     "app_home_opened": (),
     "app_mention": ("app_mentions:read",),
+    "app_uninstalled": (),
     "channel_deleted": ("channels:read",),
     "channel_left": ("channels:read",),
     "group_deleted": ("groups:read",),
     "group_left": ("groups:read",),
     **{f"message.{kind}": (f"{kind}:history",) for kind in _KINDS},
+    "tokens_revoked": (),
 }
 OTHER_SCOPES = {"commands"}  # the slash command and the shortcut
 
@@ -135,80 +130,3 @@ def test_the_steps_need_no_package_of_slacks() -> None:
     code = "import sys; import adapters.slack.setup; print([m for m in sys.modules if m.startswith('slack')])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SOURCES[0].parents[2])
     assert result.stdout.strip() == "[]"
-
-
-async def findings(slack: SlackLoopback, bot_token: str = BOT_TOKEN, app_token: str | None = APP_TOKEN) -> Sequence[Finding]:
-    return [finding async for finding in check(bot_token, app_token, api_url=slack.api_url)]
-
-
-async def test_all_is_well() -> None:
-    async with SlackLoopback(scopes=",".join(SCOPES)).serving() as slack:
-        found = await findings(slack)
-    assert [finding.is_good for finding in found] == [True, True, True]
-    assert "@threadsight in Team" in found[0].sentence
-
-
-async def test_each_wrong_token_is_told_apart() -> None:
-    async with SlackLoopback(scopes=",".join(SCOPES)).serving() as slack:
-        bad_bot = await findings(slack, bot_token="xoxb-wrong")
-        bad_app = await findings(slack, app_token="xapp-wrong")
-    assert [(finding.is_good, "SLACK_BOT_TOKEN" in finding.sentence) for finding in bad_bot] == [(False, True), (True, False)]
-    assert [finding.is_good for finding in bad_app] == [True, True, False]
-    assert "SLACK_APP_TOKEN" in bad_app[2].sentence
-
-
-async def test_a_persons_token_is_no_bots() -> None:
-    class Personal(SlackLoopback):
-        def _auth_test(self, given: dict[str, Any]) -> dict[str, Any]:
-            return {**super()._auth_test(given), "bot_id": None}
-
-    async with Personal().serving() as slack:
-        found = await findings(slack, app_token=None)
-    assert [finding.is_good for finding in found] == [False]
-    assert "xoxb-" in found[0].sentence
-
-
-async def test_each_missing_scope_is_named() -> None:
-    kept = set(SCOPES) - {"files:read", "im:history"}
-    async with SlackLoopback(scopes=",".join(kept)).serving() as slack:
-        bad = [finding.sentence for finding in await findings(slack) if not finding.is_good]
-    assert len(bad) == 2
-    assert "files:read" in bad[0]
-    assert "cannot look at pictures" in bad[0]
-    assert "im:history" in bad[1]
-
-
-async def test_an_app_token_without_its_scope_is_told() -> None:
-    async with SlackLoopback(scopes=",".join(SCOPES)).serving() as slack:
-        slack.fail("apps.connections.open", "missing_scope")
-        assert "connections:write" in (await findings(slack))[-1].sentence
-
-
-async def test_nobody_there_is_told() -> None:
-    slack = SlackLoopback()
-    async with slack.serving():
-        pass
-    (found,) = await findings(slack)
-    assert not found.is_good
-    assert "could not be reached" in found.sentence
-
-
-async def test_missing_rights_are_remarks_at_the_start() -> None:
-    loopback = SlackLoopback(scopes=",".join(set(SCOPES) - {"files:read"}))
-    async with loopback.serving() as slack, running(slack, MemoryChatHandler()) as adapter:
-        (remark,) = adapter.remarks
-    assert "files:read" in remark
-
-
-@pytest.mark.parametrize(
-    ("bot_token", "app_token", "scopes", "says"),
-    [
-        ("xoxb-wrong", APP_TOKEN, "", "SLACK_BOT_TOKEN"),
-        (BOT_TOKEN, "xapp-wrong", "", "SLACK_APP_TOKEN"),
-        (BOT_TOKEN, APP_TOKEN, "files:read", "chat:write"),
-    ],
-)
-async def test_what_cannot_work_ends_the_start_with_a_sentence(bot_token: str, app_token: str, scopes: str, says: str) -> None:
-    async with SlackLoopback(scopes=scopes).serving() as slack:
-        with pytest.raises(AdapterError, match=says):
-            await SlackAdapter(bot_token, app_token, api_url=slack.api_url).run(MemoryChatHandler())

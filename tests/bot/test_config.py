@@ -140,6 +140,7 @@ def test_what_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ({"SLACK_CLIENT_ID": "1.2", "SLACK_APP_TOKEN": "xapp-1"}, "SLACK_CLIENT_ID and SLACK_CLIENT_SECRET belong together"),
         ({"SLACK_BOT_TOKEN": "xapp-hunter2", "SLACK_APP_TOKEN": "xapp-1"}, "SLACK_BOT_TOKEN is another kind of token"),
         ({f"{PREFIX}DISCORD_ALLOW": "server:1"}, f"{PREFIX}DISCORD_ALLOW has the entry 'server:1'"),
+        ({f"{PREFIX}SLACK_ALLOW": "dm role:R1"}, f"{PREFIX}SLACK_ALLOW has the entry 'role:R1', but Slack has no roles"),
         ({f"{PREFIX}ROLE_QUESTIONS_PER_DAY": "12=many"}, f"{PREFIX}ROLE_QUESTIONS_PER_DAY has the entry '12=many'"),
         ({f"{PREFIX}DISCORD_GATEWAY_URL": "http://127.0.0.1:1/"}, "is not an address such as ws://"),
     ],
@@ -167,6 +168,14 @@ def test_platform_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.slack_api_url, settings.discord_api_url) == ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/v10")
     assert settings.role_limits == {"12": 5, "13": 0}
     assert (settings.has_slack, settings.has_discord, settings.slack_mode) == (True, False, "http")
+
+
+def test_one_slack_token_beside_those_of_several_workspaces_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_APP_TOKEN": "xapp-1", "SLACK_CLIENT_ID": "1.2", "SLACK_CLIENT_SECRET": "x"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    (remark,) = load_settings(None).remarks
+    assert remark.startswith("SLACK_BOT_TOKEN is for one workspace")
 
 
 def test_env_example_and_settings_are_the_same() -> None:

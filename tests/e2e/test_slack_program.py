@@ -26,7 +26,7 @@ async def slack() -> AsyncIterator[SlackServer]:
 
 
 def program(
-    folder: Path, slack: SlackServer, **settings: str
+    folder: Path, slack: SlackServer, ready: str = READY, **settings: str
 ) -> AbstractAsyncContextManager[tuple[asyncio.subprocess.Process, str]]:
     given = {
         "SLACK_BOT_TOKEN": slack.bot_token,
@@ -35,7 +35,7 @@ def program(
         "THREADSIGHT_TEMPERATURE": "0",
         **settings,
     }
-    return process(*PROGRAM, "run", folder=folder, ready=READY, **given)
+    return process(*PROGRAM, "run", folder=folder, ready=ready, **given)
 
 
 async def answer(slack: SlackServer, channel: Channel, thread_ts: str, text: str) -> Message:

@@ -38,6 +38,7 @@ from tests.slack_server.state import (
     Json,
     Message,
     SlackState,
+    Team,
     User,
     View,
 )
@@ -72,9 +73,14 @@ class People:
     def __init__(self, state: SlackState, deliveries: Deliveries) -> None:
         self.state = state
         self.deliveries = deliveries
-        self.subscriptions = {*_SUBSCRIPTION.values(), "app_mention", "app_home_opened", "agent_session_stopped"} | {
-            f"{kind}_{what}" for kind in ("channel", "group") for what in ("left", "deleted", "archive")
-        }
+        self.subscriptions = (
+            {*_SUBSCRIPTION.values(), "app_mention", "app_home_opened", "agent_session_stopped"}
+            | {
+                "app_uninstalled",
+                "tokens_revoked",
+            }
+            | {f"{kind}_{what}" for kind in ("channel", "group") for what in ("left", "deleted", "archive")}
+        )
         self.echoes_own = True
         self.api_url = ""
         self._response_places: dict[str, _ResponsePlace] = {}
@@ -196,6 +202,14 @@ class People:
     async def _happen(self, channel: Channel, what: str) -> None:
         kind = "group" if CHANNEL_TYPE[channel.kind] == "group" else "channel"
         self.publish(channel, {"type": f"{kind}_{what}", "channel": channel.id, "event_ts": self.state.new_ts()})
+        await self.state.changed()
+
+    async def uninstall(self, team: Team) -> None:
+        """Somebody removes the app from the workspace: its token is good for nothing, and two events tell so."""
+        team.is_installed = False
+        events = {"type": "tokens_revoked", "tokens": {"oauth": [], "bot": [team.bot_user_id]}}, {"type": "app_uninstalled"}
+        for event in (event for event in events if event["type"] in self.subscriptions):
+            self.deliveries.start("events_api", event_body(self.state, team, event | {"event_ts": self.state.new_ts()}))
         await self.state.changed()
 
     async def open_home(self, user: User, tab: Literal["home", "messages"] = "home") -> None:

@@ -1,0 +1,36 @@
+"""A person who installs the app in a workspace, in a browser: /slack/install, Slack's question, /slack/oauth_redirect."""
+
+from __future__ import annotations
+
+import html
+import re
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+
+from tests.slack_server.server import SlackServer
+from tests.slack_server.state import Team
+
+
+async def ask_slack(client: aiohttp.ClientSession) -> tuple[str, dict[str, list[str]]]:
+    """The first page: the cookie that it gives, and what its link asks of Slack."""
+    async with client.get("/slack/install") as response:
+        assert response.status == 200
+        cookie = response.headers["Set-Cookie"].partition(";")[0]
+        page = await response.text()
+    link = re.search(r'https://slack.com/oauth/v2/authorize[^"]*', page)
+    assert link is not None
+    return cookie, parse_qs(urlsplit(html.unescape(link[0])).query)
+
+
+async def come_back(client: aiohttp.ClientSession, code: str, state: str, cookie: str | None) -> int:
+    """The status of the page to which Slack sends whoever allowed the app."""
+    headers = {} if cookie is None else {"Cookie": cookie}
+    async with client.get("/slack/oauth_redirect", params={"code": code, "state": state}, headers=headers) as response:
+        return response.status
+
+
+async def install(client: aiohttp.ClientSession, slack: SlackServer, team: Team) -> None:
+    cookie, asked = await ask_slack(client)
+    assert asked["client_id"] == [slack.state.client_id]
+    assert await come_back(client, slack.new_oauth_code(team), asked["state"][0], cookie) == 200
