@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import discord
 
@@ -21,6 +22,7 @@ from adapters.discord.pictures import Source, attachments_of
 from adapters.discord.places import DIRECT, TOKEN_SECONDS, Place
 from adapters.discord.surface import DiscordSurface, original_id
 from adapters.discord.translate import Translator, author_of
+from adapters.discord.window import QuestionWindow, message_of, question_in
 from adapters.surface import Control, PlaceGone, TryLater
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ FORGET_QUESTION = (
     "I would delete all that I have stored about you: your questions with their pictures and answers, on all servers. "
     "The messages here stay; they are yours to delete."
 )
+WINDOW_LOST = "I was away while you wrote, and cannot read that message any more. Please choose it again."
 SOMETHING_WRONG = "Something went wrong on my side. Please try again."
 _HELP = (
     "Post a picture and mention me in the same message: I answer in a thread, and {follow}. You can also reply to a picture and "
@@ -63,6 +66,7 @@ class Actions:
         self._translator = translator
         self._downloads = downloads
         self._client = client
+        self.open_windows: set[str] = set()
         self.help = _HELP.format(follow=_FOLLOW_ALL if has_content else _FOLLOW_MENTIONS)
 
     async def is_allowed(self, interaction: Interaction) -> bool:
@@ -91,6 +95,14 @@ class Actions:
                 else:
                     await interaction.response.send_message(sentence, ephemeral=True, view=view)
 
+    async def report(self, interaction: Interaction, error: BaseException) -> None:
+        """What a person asked for did not work: say so to that person, and to who runs the program unless it is Discord's fault."""
+        if isinstance(error, PlaceGone | TryLater | CannotEdit):
+            log.info("A command on Discord could not be answered: Discord did not take it, or it took too long.")
+        else:
+            log.error("A command on Discord could not be dealt with.", exc_info=error)
+        await self.tell(interaction, SOMETHING_WRONG)
+
     # -- questions ---------------------------------------------------------------------------------------------------------
 
     async def ask_about_file(self, interaction: Interaction, image: discord.Attachment, question: str) -> None:
@@ -103,6 +115,11 @@ class Actions:
         """The answer stands as the reply to the command, and is a chat that goes on by replies to it."""
         async with calling():
             await interaction.response.defer(ephemeral=is_alt_text, thinking=True)
+        await self._answer(interaction, attachments, question, is_alt_text=is_alt_text)
+
+    async def _answer(
+        self, interaction: Interaction, attachments: Sequence[Attachment], question: str, *, is_alt_text: bool = False
+    ) -> None:
         place = Place(
             guild=_workspace(interaction),
             channel=str(interaction.channel_id),
@@ -123,9 +140,30 @@ class Actions:
         pictures = self._translator.pictures_of(message)
         if not pictures:
             return await self.tell(interaction, NO_PICTURE_HERE)
+        window = QuestionWindow(self, message, pictures)
+        self.open_windows.add(window.custom_id)
         async with calling():
-            await interaction.response.send_modal(_QuestionWindow(self, pictures))
+            await interaction.response.send_modal(window)
         return None
+
+    async def on_window(self, interaction: Interaction) -> None:
+        """A window was sent. Those that were opened before a restart, or long ago, are only known by their ids."""
+        data: Any = interaction.data or {}
+        custom_id = str(data.get("custom_id"))
+        message_id = message_of(custom_id)
+        if message_id is None or custom_id in self.open_windows:
+            self.open_windows.discard(custom_id)
+            return
+        if not await self.is_allowed(interaction):
+            return
+        async with calling():
+            await interaction.response.defer(thinking=True)
+        message = await self._translator.read(interaction.channel_id or 0, interaction.guild_id, message_id)
+        pictures = () if message is None else self._translator.pictures_of(message)
+        if pictures:
+            await self._answer(interaction, pictures, question_in(data))
+        else:
+            await self.tell(interaction, WINDOW_LOST)
 
     async def describe(self, interaction: Interaction, message: discord.Message) -> None:
         pictures = self._translator.pictures_of(message)
@@ -135,20 +173,25 @@ class Actions:
 
     # -- the rest ----------------------------------------------------------------------------------------------------------
 
+    async def reported(self, interaction: Interaction, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            await self.report(interaction, error)
+
     async def button(self, interaction: Interaction, control: Control, turn_id: int) -> None:
-        with contextlib.suppress(PlaceGone, TryLater, CannotEdit):
-            if not await self.is_allowed(interaction):
-                return
+        if not await self.is_allowed(interaction):
+            return
+        async with calling():
+            await interaction.response.defer()
+        channel = interaction.channel
+        if control is Control.REGENERATE and isinstance(channel, discord.Thread) and channel.archived and not channel.locked:
             async with calling():
-                await interaction.response.defer()
-            channel = interaction.channel
-            if control is Control.REGENERATE and isinstance(channel, discord.Thread) and channel.archived and not channel.locked:
-                async with calling():
-                    await channel.edit(archived=False)
-            person, is_moderator = author_of(interaction.user), interaction.permissions.manage_messages
-            sentence = await self._desk.on_button(control, turn_id, person, is_moderator=is_moderator)
-            if sentence is not None:
-                await self.tell(interaction, sentence)
+                await channel.edit(archived=False)
+        person, is_moderator = author_of(interaction.user), interaction.permissions.manage_messages
+        sentence = await self._desk.on_button(control, turn_id, person, is_moderator=is_moderator)
+        if sentence is not None:
+            await self.tell(interaction, sentence)
 
     async def reset(self, interaction: Interaction) -> None:
         channel = interaction.channel
@@ -170,39 +213,11 @@ class Actions:
         await self.tell(interaction, FORGET_QUESTION, view)
 
     async def forget(self, interaction: Interaction) -> None:
-        with contextlib.suppress(PlaceGone, TryLater, CannotEdit):
-            async with calling():
-                await interaction.response.defer()
-            sentence = await self._desk.forget(str(interaction.user.id))
-            async with calling():
-                await interaction.edit_original_response(content=sentence, view=None)
-
-
-class _QuestionWindow(discord.ui.Modal):
-    def __init__(self, actions: Actions, pictures: Sequence[Attachment]) -> None:
-        super().__init__(title="Ask about this image", timeout=TOKEN_SECONDS)
-        self._actions = actions
-        self._pictures = pictures
-        self._question: discord.ui.TextInput[_QuestionWindow] = discord.ui.TextInput(
-            style=discord.TextStyle.paragraph, required=False, max_length=2_000, placeholder="What is in this picture?"
-        )
-        self.add_item(discord.ui.Label(text="Your question", component=self._question))
-
-    async def on_submit(self, interaction: Interaction, /) -> None:
-        if await self._actions.is_allowed(interaction):
-            await self._actions.ask(interaction, self._pictures, self._question.value)
-
-    async def on_error(self, interaction: Interaction, error: Exception, /) -> None:  # type: ignore[override] # as in Modal
-        await report(self._actions, interaction, error)
-
-
-async def report(actions: Actions, interaction: Interaction, error: BaseException) -> None:
-    """Something that a person asked for did not work: say so to that person, and to who runs the program unless it is Discord's."""
-    if isinstance(error, PlaceGone | TryLater | CannotEdit):
-        log.info("A command on Discord could not be answered: Discord did not take it, or it took too long.")
-    else:
-        log.error("A command on Discord could not be dealt with.", exc_info=error)
-    await actions.tell(interaction, SOMETHING_WRONG)
+        async with calling():
+            await interaction.response.defer()
+        sentence = await self._desk.forget(str(interaction.user.id))
+        async with calling():
+            await interaction.edit_original_response(content=sentence, view=None)
 
 
 def _workspace(interaction: Interaction) -> str:

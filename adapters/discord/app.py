@@ -18,12 +18,12 @@ from adapters.desk import Desk
 from adapters.discord.actions import PLATFORM, Actions
 from adapters.discord.calls import quiet_log
 from adapters.discord.catch_up import read_missed
-from adapters.discord.checks import NO_CONTENT, WRONG_TOKEN, SignIn, TokenError, sign_in
+from adapters.discord.checks import NO_CONTENT, SignIn, TokenError, sign_in
 from adapters.discord.client import READY_SECONDS, AnyClient, Listener, logged, make_client, point_at
 from adapters.discord.commands import Commands, sync
 from adapters.discord.files import Downloads
 from adapters.discord.places import read_place
-from adapters.discord.setup import invite_link
+from adapters.discord.setup import WRONG_TOKEN, invite_link
 from adapters.discord.surface import DiscordSurface
 from adapters.discord.threads import begin_chat, place_in
 from adapters.discord.translate import EMBED_SECONDS, Translator

@@ -27,7 +27,7 @@ class AnswerButton(
 ):
     def __init__(self, control: Control, turn_id: int) -> None:
         label, emoji = _LOOKS[control]
-        super().__init__(discord.ui.Button(label=label, emoji=emoji, custom_id=f"threadsight:{control}:{turn_id}"))
+        super().__init__(discord.ui.Button(label=label, emoji=emoji, custom_id=_custom_id(control, turn_id)))
         self._control = control
         self._turn_id = turn_id
 
@@ -38,7 +38,8 @@ class AnswerButton(
         return cls(Control(match["control"]), int(match["turn_id"]))
 
     async def callback(self, interaction: discord.Interaction[discord.Client]) -> None:
-        await cast("ThreadsightClient", interaction.client).actions.button(interaction, self._control, self._turn_id)
+        actions = cast("ThreadsightClient", interaction.client).actions
+        await actions.reported(interaction, actions.button(interaction, self._control, self._turn_id))
 
 
 class ForgetButton(discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]], template=r"threadsight:forget"):
@@ -57,7 +58,17 @@ class ForgetButton(discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]], t
         return cls()
 
     async def callback(self, interaction: discord.Interaction[discord.Client]) -> None:
-        await cast("ThreadsightClient", interaction.client).actions.forget(interaction)
+        actions = cast("ThreadsightClient", interaction.client).actions
+        await actions.reported(interaction, actions.forget(interaction))
+
+
+def _custom_id(control: Control, turn_id: int) -> str:
+    return f"threadsight:{control}:{turn_id}"
+
+
+def custom_ids(page: Page) -> list[str | None]:
+    """What the page's buttons are called on Discord, in their order."""
+    return [] if page.turn_id is None else [_custom_id(control, page.turn_id) for control in page.controls]
 
 
 def view_of(page: Page) -> discord.ui.View | None:

@@ -65,6 +65,7 @@ class QuietLog(logging.Filter):
 
 def quiet_log() -> None:
     """Once per program or often; the same."""
+    logging.getLogger("discord").setLevel(logging.INFO)  # at DEBUG it writes whole messages
     for name in ("discord.client", "discord.gateway", "discord.http", "discord.shard", "discord.state", "discord.webhook.async"):
         logger = logging.getLogger(name)
         if not any(isinstance(each, QuietLog) for each in logger.filters):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import discord
 
@@ -21,15 +21,18 @@ log = logging.getLogger(__name__)
 
 MAX_PLACES = 50
 MAX_MESSAGES = 100  # in each
+MAX_ARCHIVED = 20  # threads that are looked for
+_THREAD_AGE = timedelta(days=2)
 _PAUSE_SECONDS = 0.1
 
 Room = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | discord.Thread | discord.DMChannel
 
 
 async def read_missed(client: discord.Client, translator: Translator, handler: ThreadHandler, since: datetime) -> list[Post]:
-    """Messages since then in channels, active threads and known direct messages; in no order."""
+    """Messages since then in channels, active threads, and the threads and direct messages of known chats; in no order."""
     after = discord.Object(discord.utils.time_snowflake(since))
-    rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)] + await _direct_rooms(client, handler)
+    rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)]
+    rooms += await _archived_rooms(client, handler, since) + await _direct_rooms(client, handler)
     newer = sorted((room for room in rooms if _newest_in(room) > after.id), key=_newest_in, reverse=True)
     if len(newer) > MAX_PLACES:
         log.info("I look for missed messages in the %d places of %d where something was said last.", MAX_PLACES, len(newer))
@@ -65,16 +68,27 @@ def _rooms_of(guild: discord.Guild) -> list[Room]:
     return [*rooms, *guild.threads]
 
 
+async def _archived_rooms(client: discord.Client, handler: ThreadHandler, since: datetime) -> list[Room]:
+    """Discord tells a bot the active threads only. One that was archived while we were away had a word of ours not long before."""
+    chats = [chat for guild in client.guilds for chat in await handler.list_chats(PLATFORM, str(guild.id))]
+    recent = sorted((chat for chat in chats if chat.updated_at >= since - _THREAD_AGE), key=lambda c: c.updated_at, reverse=True)
+    thread_ids = dict.fromkeys(int(chat.key.thread) for chat in recent if chat.key.thread.isdecimal())
+    unknown = [id_ for id_ in thread_ids if client.get_channel(id_) is None]
+    found = [await _fetch(client, id_) for id_ in unknown[:MAX_ARCHIVED]]
+    return [channel for channel in found if isinstance(channel, discord.Thread)]
+
+
 async def _direct_rooms(client: discord.Client, handler: ThreadHandler) -> list[Room]:
     """Discord does not tell a bot its direct messages; the chats do."""
     channel_ids = dict.fromkeys(chat.key.channel for chat in await handler.list_chats(PLATFORM, DIRECT))
-    rooms: list[Room] = []
-    for channel_id in list(channel_ids)[:MAX_PLACES]:
-        try:
-            async with calling():
-                channel = await client.fetch_channel(int(channel_id))
-        except (PlaceGone, TryLater, CannotEdit, discord.InvalidData):
-            continue
-        if isinstance(channel, discord.DMChannel):
-            rooms.append(channel)
-    return rooms
+    found = [await _fetch(client, int(channel_id)) for channel_id in list(channel_ids)[:MAX_PLACES]]
+    return [channel for channel in found if isinstance(channel, discord.DMChannel)]
+
+
+async def _fetch(client: discord.Client, channel_id: int) -> object:
+    """None when it is gone or cannot be read."""
+    try:
+        async with calling():
+            return await client.fetch_channel(channel_id)
+    except (PlaceGone, TryLater, CannotEdit, discord.InvalidData):
+        return None

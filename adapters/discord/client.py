@@ -12,7 +12,7 @@ import discord
 from yarl import URL
 
 from adapters.desk import Desk
-from adapters.discord.actions import Actions
+from adapters.discord.actions import Actions, Interaction
 from adapters.discord.buttons import AnswerButton, ForgetButton
 from adapters.discord.calls import CannotEdit
 from adapters.discord.places import DIRECT
@@ -90,6 +90,7 @@ class Listener:
             self.on_shard_ready,
             self.on_resumed,
             self.on_disconnect,
+            self.on_interaction,
             self.on_message,
             self.on_raw_message_edit,
             self.on_raw_message_delete,
@@ -120,6 +121,11 @@ class Listener:
 
     async def on_disconnect(self) -> None:
         self._desk.disconnected()
+
+    async def on_interaction(self, interaction: Interaction) -> None:
+        if interaction.type is discord.InteractionType.modal_submit:
+            actions = self._client.actions
+            self._begin(actions.reported(interaction, actions.on_window(interaction)))
 
     async def on_message(self, message: discord.Message) -> None:
         if not is_automatic_message(message) and self._translator.is_readable(message):

@@ -10,7 +10,7 @@ import discord
 from discord import app_commands
 
 from adapters.base import ThreadHandler
-from adapters.discord.actions import PLATFORM, Actions, Interaction, report
+from adapters.discord.actions import PLATFORM, Actions, Interaction
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Commands(app_commands.CommandTree[discord.Client]):
         return await self._actions.is_allowed(interaction)
 
     async def on_error(self, interaction: Interaction, error: app_commands.AppCommandError, /) -> None:
-        await report(self._actions, interaction, error.__cause__ or error)
+        await self._actions.report(interaction, error.__cause__ or error)
 
 
 def _declare(tree: Commands, actions: Actions) -> None:

@@ -1,12 +1,14 @@
 """An answer's place on Discord: a channel, a thread, or the reply to a command, which is written with the interaction's token.
 
 A new message carries a nonce that stays the same until Discord has said that it stands, so that a repeated attempt does not double
-it (https://discord.com/developers/docs/resources/message#create-message, enforce_nonce).
+it (https://discord.com/developers/docs/resources/message#create-message, enforce_nonce). The first message of an answer always has
+the same: a program that was killed before it heard of that message finds it again, if it returns within a few minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import secrets
 import time
@@ -16,7 +18,7 @@ from typing import Any, cast
 
 import discord
 
-from adapters.discord.buttons import view_of
+from adapters.discord.buttons import custom_ids, view_of
 from adapters.discord.calls import CannotEdit, calling
 from adapters.discord.places import Place
 from adapters.markdown import heal
@@ -27,7 +29,10 @@ CANNOT_REPLY = 160002  # without the right to read what was said before
 MAX_ALT_TEXT_CHARS = 1_024  # what Discord takes as a picture's description
 HINT = "To go on, mention me or reply to me: I do not see other messages here."
 _ORIGINAL = "@original"
-_HINT_ROOM = len(HINT) + 8
+MAX_FOLLOW_UPS = 5  # beside the first, where only the person installed the app (interactions/receiving-and-responding)
+CUT = "My answer is longer, but Discord lets me write no more messages here. Ask me for the rest, or for a shorter answer."
+_CUT_ID = "cut"  # the reply id of what is not shown
+_HINT_ROOM, _CUT_ROOM = len(HINT) + 8, len(CUT) + 8
 _ENDLESS = 1_000_000
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)")
 _OLD_EDIT_SECONDS = 60.0
@@ -69,11 +74,15 @@ class DiscordSurface:
         self.max_page_chars = MAX_MESSAGE_CHARS - (_HINT_ROOM if place.has_hint else 0)
         if place.is_alt_text:
             self.max_page_chars = _ENDLESS  # one message, which shows its beginning
+        elif place.token and not place.is_member:
+            self.max_page_chars -= _CUT_ROOM
         self._client = client
         self._place = place
         self._clock = clock
+        self._follow_ups: dict[str, Page] = {}  # with the token, as far as this surface wrote them
         self._nonce: str | None = None
         self._has_replied = False
+        self._has_begun = False  # to write; the next message is not the answer's first
 
     async def show_typing(self) -> None:
         if not self._has_token():
@@ -83,24 +92,29 @@ class DiscordSurface:
     async def post(self, page: Page) -> str:
         if self._has_token():
             return await self._follow_up(page)
-        is_repeated = self._nonce is not None
-        self._nonce = self._nonce or secrets.token_hex(12)
+        is_first = not self._has_begun and page.turn_id is not None
+        is_repeated = self._nonce is not None or is_first
+        self._nonce = self._nonce or (self._first_nonce(page.turn_id) if is_first else secrets.token_hex(12))
+        self._has_begun = True
         content = self._render(page)
         async with _writing():
             message = await self._send(content, page, self._nonce)
         self._nonce, self._has_replied = None, True
-        if is_repeated and message.content != content:  # an earlier attempt did arrive, with less text
+        if is_repeated and not _is_shown(message, content, page):  # an earlier attempt did arrive, with less text
             await self.edit(str(message.id), page)
         return str(message.id)
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
+        self._has_begun = True
         is_original = reply_id.startswith(_ORIGINAL)
         if self._has_token():
-            webhook, name = self._webhook(), _ORIGINAL if is_original else reply_id
-            async with _writing():
-                # Discord knows this name in the place of an id; discord.py passes it on
-                message = await webhook.edit_message(cast(int, name), content=self._render(page), view=self._view(page))
-            return str(message.id) if is_original else None
+            if reply_id == _CUT_ID:
+                await self._cut(page)
+                return None
+            if not is_original:
+                self._follow_ups[reply_id] = page
+            message_id = await self._edit_with_token(_ORIGINAL if is_original else reply_id, page)
+            return message_id if is_original else None
         if is_original:
             return await self.post(page)
         try:
@@ -113,6 +127,9 @@ class DiscordSurface:
         return None
 
     async def delete(self, reply_id: str) -> None:
+        if reply_id == _CUT_ID:
+            return
+        self._follow_ups.pop(reply_id, None)
         try:
             if self._has_token():
                 webhook, name = self._webhook(), _ORIGINAL if reply_id.startswith(_ORIGINAL) else reply_id
@@ -145,13 +162,44 @@ class DiscordSurface:
         return await messages.send(content, nonce=nonce, suppress_embeds=True, **more)
 
     async def _follow_up(self, page: Page) -> str:
+        if len(self._follow_ups) >= MAX_FOLLOW_UPS and not self._place.is_member:
+            await self._cut(page)
+            return _CUT_ID
         webhook = self._webhook()
         async with _writing():
             message = await webhook.send(self._render(page), wait=True, suppress_embeds=True, **_with_view(page))
+        self._follow_ups[str(message.id)] = page
         return str(message.id)
 
-    def _view(self, page: Page) -> discord.ui.View | None:
-        return None if self._place.is_alt_text else view_of(page)
+    async def _cut(self, page: Page) -> None:
+        """The last message that could be written says that there is more, and has the buttons of `page`, which is not shown."""
+        if not self._follow_ups:
+            return
+        reply_id, last = list(self._follow_ups.items())[-1]
+        await self.edit(reply_id, replace(last, notices=(CUT,), controls=page.controls, turn_id=page.turn_id, is_open=False))
+
+    async def _edit_with_token(self, name: str, page: Page) -> str:
+        """discord.py's own way has no flags, without which links would unfurl. Returns the message's id."""
+        view = None if self._place.is_alt_text else view_of(page)
+        route = discord.http.Route(
+            "PATCH",
+            "/webhooks/{webhook_id}/{webhook_token}/messages/" + name,
+            webhook_id=self._place.application,
+            webhook_token=self._place.token,
+        )
+        payload = {
+            "content": self._render(page),
+            "components": [] if view is None else view.to_components(),
+            "flags": discord.MessageFlags(suppress_embeds=True).value,
+            "allowed_mentions": discord.AllowedMentions.none().to_dict(),
+        }
+        async with _writing():
+            message = await self._client().http.request(route, json=payload)
+        return str(message["id"])
+
+    def _first_nonce(self, turn_id: int | None) -> str:
+        """The question's place stands in it too: another database counts its turns anew."""
+        return hashlib.blake2b(f"{self._place} {turn_id}".encode(), digest_size=12).hexdigest()
 
     def _has_token(self) -> bool:
         return self._place.has_token(self._clock())
@@ -176,6 +224,12 @@ async def _writing() -> AsyncIterator[None]:
             yield
     except CannotEdit as error:
         raise TryLater(_OLD_EDIT_SECONDS) from error
+
+
+def _is_shown(message: discord.Message, content: str, page: Page) -> bool:
+    rows = [row for row in message.components if isinstance(row, discord.ActionRow)]
+    shown = [child.custom_id for row in rows for child in row.children]
+    return message.content == content and shown == custom_ids(page)
 
 
 def _with_view(page: Page) -> dict[str, Any]:

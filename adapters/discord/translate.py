@@ -89,6 +89,14 @@ class Translator:
         sources = sources_in(message, with_previews=True)
         return attachments_of(sources, self._downloads, lambda: self._reread(message))
 
+    async def read(self, channel_id: int, guild_id: int | None, message_id: int) -> discord.Message | None:
+        """None when it is gone or cannot be read."""
+        try:
+            async with calling():
+                return await self._client.get_partial_messageable(channel_id, guild_id=guild_id).fetch_message(message_id)
+        except (PlaceGone, TryLater, CannotEdit):
+            return None
+
     # -- pictures ----------------------------------------------------------------------------------------------------------
 
     async def _attachments(self, message: discord.Message, *, is_for_us: bool, is_own_room: bool) -> tuple[Attachment, ...]:
@@ -126,7 +134,7 @@ class Translator:
             return reference.resolved
         if isinstance(reference.resolved, discord.DeletedReferencedMessage) or not may_ask:
             return None
-        return await self._read(reference.channel_id, reference.guild_id, reference.message_id)
+        return await self.read(reference.channel_id, reference.guild_id, reference.message_id)
 
     def _look_back(self, message: discord.Message, channel: discord.abc.MessageableChannel) -> LookBack:
         async def look_back() -> Sequence[Attachment]:
@@ -159,20 +167,12 @@ class Translator:
             if is_conversation or (is_same_person and message.created_at - earlier.created_at <= _NEARBY):
                 yield earlier
         if isinstance(channel, discord.Thread):
-            starter = await self._read(channel.parent_id, channel.guild.id, channel.id)
+            starter = await self.read(channel.parent_id, channel.guild.id, channel.id)
             if starter is not None:
                 yield starter
 
     async def _reread(self, message: discord.Message) -> discord.Message | None:
-        return await self._read(message.channel.id, message.guild.id if message.guild else None, message.id)
-
-    async def _read(self, channel_id: int, guild_id: int | None, message_id: int) -> discord.Message | None:
-        """None when it is gone or cannot be read."""
-        try:
-            async with calling():
-                return await self._client.get_partial_messageable(channel_id, guild_id=guild_id).fetch_message(message_id)
-        except (PlaceGone, TryLater, CannotEdit):
-            return None
+        return await self.read(message.channel.id, message.guild.id if message.guild else None, message.id)
 
     # -- words -------------------------------------------------------------------------------------------------------------
 
