@@ -34,11 +34,11 @@ class CatchUp:
         each_once = {(post.workspace, post.message_id): post for post in posts if post.sent_at >= oldest}
         return sorted(each_once.values(), key=lambda post: post.sent_at)
 
-    def newest(self, posts: list[Post]) -> list[Post]:
-        """As many as are answered."""
-        num_left = max(0, len(posts) - self.max_posts)
+    def newest(self, posts: list[Post], num_answered: int) -> list[Post]:
+        """As many as are answered, when so many have been."""
+        num_left = max(0, len(posts) + num_answered - self.max_posts)
         if num_left:
-            log.info("%d missed messages are too many; the oldest %d stay unanswered.", len(posts), num_left)
+            log.info("%d missed messages are too many; the oldest %d stay unanswered.", len(posts) + num_answered, num_left)
         return posts[num_left:]
 
 

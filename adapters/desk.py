@@ -209,21 +209,13 @@ class Desk:
 
     async def answer_missed(self, posts: Iterable[Post]) -> int:
         """Answer what is for us among these, oldest first and few at a time; returns how many. More than enough are left alone."""
-        ours = [post for post in self._catch_up.recent(posts) if await self._is_missed(post)]
-        chosen = self._catch_up.newest(ours)
-        slots = asyncio.Semaphore(_MAX_CAUGHT_UP_AT_ONCE)
-        rooms: dict[tuple[str, str], list[Post]] = {}
-        for post in chosen:
-            rooms.setdefault((post.workspace, post.room), []).append(post)
-
-        async def answer_room(posts_of_room: Sequence[Post]) -> None:
-            for post in posts_of_room:
-                async with slots:
-                    await self.on_post(post)
-                    await self._wait_shown(post)
-
-        await asyncio.gather(*(answer_room(posts_of_room) for posts_of_room in rooms.values()))
-        return len(chosen)
+        left, num_answered = self._catch_up.recent(posts), 0
+        while ours := [post for post in left if await self._is_missed(post)]:
+            chosen = self._catch_up.newest(ours, num_answered)
+            await self._answer_all(chosen)
+            num_answered += len(chosen)
+            left = [post for post in left if post not in ours]  # what follows on them is ours now
+        return num_answered
 
     def connected(self) -> None:
         """From now on nothing is missed, until `disconnected`."""
@@ -302,6 +294,21 @@ class Desk:
             self._showing[turn_id] = task
             task.add_done_callback(lambda _: self._showing.pop(turn_id) if self._showing.get(turn_id) is task else None)
         return task
+
+    async def _answer_all(self, posts: Sequence[Post]) -> None:
+        """Few at a time, and one after the other in each room."""
+        slots = asyncio.Semaphore(_MAX_CAUGHT_UP_AT_ONCE)
+        rooms: dict[tuple[str, str], list[Post]] = {}
+        for post in posts:
+            rooms.setdefault((post.workspace, post.room), []).append(post)
+
+        async def answer_room(posts_of_room: Sequence[Post]) -> None:
+            for post in posts_of_room:
+                async with slots:
+                    await self.on_post(post)
+                    await self._wait_shown(post)
+
+        await asyncio.gather(*(answer_room(posts_of_room) for posts_of_room in rooms.values()))
 
     async def _is_missed(self, post: Post) -> bool:
         if post.is_automatic or not self.may_use(post) or (post.workspace, post.message_id) in self._taken:

@@ -299,6 +299,18 @@ async def test_missed_messages_are_answered_once_oldest_first_and_not_too_many()
         assert await b.desk.answer_missed(missed[:1]) == 0
 
 
+async def test_what_follows_on_a_missed_beginning_is_answered_too() -> None:
+    async with bench(catch_up=CatchUp(max_posts=2)) as b:
+        now = datetime.now(UTC)
+        following = [post(str(n), f"And {n}?", thread="1", sent_at=now - timedelta(seconds=20 - n)) for n in (2, 3, 4)]
+        answering = asyncio.create_task(b.desk.answer_missed([*following, start(sent_at=now - timedelta(minutes=1))]))
+        await b.shown("A circle.")
+        await b.shown("Large.")
+        assert await answering == 2
+        assert b.questions == ["1", "4"]
+        assert b.platform.texts("c/1") == ["A circle.", "Large."]
+
+
 async def test_the_mark_says_from_when_on_something_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench(catch_up=CatchUp(timedelta(hours=1))) as b:
         assert await b.desk.missed_since() is None
