@@ -11,6 +11,7 @@ import pytest
 from adapters.base import AnswerText, Notice, Waiting
 from tests.adapters.slack_world import PICTURE, SlackWorld, block_types, labels, slack_world, within, words
 from tests.slack_server.payloads import message_event
+from tests.slack_server.state import ChannelKind
 
 
 @pytest.fixture
@@ -108,6 +109,24 @@ async def test_a_direct_message_finds_the_earlier_picture(world: SlackWorld) -> 
     await world.handler.answer_next("Small.")
     assert world.handler.messages[1].key.thread == another.ts
     assert await looked_back(world, 1) == ["old.png"]
+
+
+@pytest.mark.parametrize("kind", ["mpim", "private"])
+async def test_a_group_is_answered_when_it_mentions_the_bot_with_all_its_pictures(world: SlackWorld, kind: ChannelKind) -> None:
+    slack, bob = world.slack, world.slack.add_user("bob")
+    group = slack.add_channel("group", kind=kind, members=[world.ann, bob])
+    await slack.post(group, bob, "Nothing for the bot.", [PICTURE])
+    files = [("one.png", PICTURE[1]), ("two.png", PICTURE[1])]
+    question = await slack.post(group, world.ann, f"{slack.mention} What are these?", files)
+    first = await world.handler.answer_next("Circles.")
+    await world.handler.wait_delivered(first.turn_id)
+    await slack.post(group, bob, "How many?", thread_ts=question.ts)
+    second = await world.handler.answer_next("Two.")
+    await world.handler.wait_delivered(second.turn_id)
+    assert world.texts(question) == ["Circles.", "Two."]
+    asked, followed = world.handler.messages
+    assert [attachment.name for attachment in asked.attachments] == ["one.png", "two.png"]
+    assert (followed.key, followed.author.id) == (asked.key, bob.id)
 
 
 async def test_a_mention_in_a_thread_uses_the_picture_at_its_root(world: SlackWorld) -> None:
