@@ -42,6 +42,7 @@ from adapters.surface import PlaceGone, Surface, TryLater
 
 log = logging.getLogger(__name__)
 
+FINISH_SECONDS = 1.0  # for what has come in last
 CHANNEL_SECONDS = 1.0  # chat.postMessage: about one a second in each channel
 WRITES_PER_SECOND = 1.6  # chat.appendStream: 100 in a minute
 _MAX_RETRY_SECONDS = 60.0
@@ -139,6 +140,8 @@ class SlackAdapter:
 
     async def _finish(self, desk: Desk) -> None:
         self._bolt = None
+        if self._tasks:  # most end at once; one that is cut off in the database leaves that connection's thread behind
+            await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -14,7 +14,8 @@ from adapters.desk import Desk
 from adapters.discord import DiscordAdapter
 from tests.adapters.discord_loopback import DiscordLoopback
 from tests.adapters.discord_payloads import BOT, TOKEN, Payload
-from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer, draw_picture
+from tests.adapters.running_adapter import started
+from tests.chat_handler import MemoryChatHandler, WrittenAnswer, draw_picture
 
 ME = f"<@{BOT}>"
 
@@ -29,18 +30,8 @@ async def running(loopback: DiscordLoopback, handler: MemoryChatHandler, **setti
         patch.setattr("adapters.discord.app.WRITES_PER_SECOND", 1000.0)
         patch.setattr(Desk.close, "__defaults__", (0.05,))  # nobody waits for answers that a test leaves open
         adapter = DiscordAdapter(token, api_url=loopback.api_url, gateway_url=loopback.gateway_url, **quick)
-        run = asyncio.create_task(adapter.run(handler))
-        started = asyncio.create_task(adapter.started.wait())
-        try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                await asyncio.wait({run, started}, return_when=asyncio.FIRST_COMPLETED)
-            if run.done():
-                run.result()
+        async with started(adapter, handler):
             yield adapter
-        finally:
-            started.cancel()
-            run.cancel()
-            await asyncio.gather(run, started, return_exceptions=True)
 
 
 def skip_identify_wait(monkeypatch: pytest.MonkeyPatch) -> None:

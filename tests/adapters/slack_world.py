@@ -12,6 +12,7 @@ import pytest
 
 from adapters.base import AnswerText
 from adapters.slack import SlackAdapter
+from tests.adapters.running_adapter import started
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer, draw_picture
 from tests.slack_server.people import How
 from tests.slack_server.server import SlackServer
@@ -72,18 +73,8 @@ class SlackWorld:
 async def running(slack: SlackServer, handler: MemoryChatHandler, **settings: Any) -> AsyncIterator[SlackAdapter]:
     """The adapter, connected to the loopback Slack."""
     adapter = SlackAdapter(slack.bot_token, slack.app_token, api_url=slack.api_url, **settings)
-    run = asyncio.create_task(adapter.run(handler))
-    started = asyncio.create_task(adapter.started.wait())
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            await asyncio.wait({run, started}, return_when=asyncio.FIRST_COMPLETED)
-        if run.done():
-            run.result()
+    async with started(adapter, handler):
         yield adapter
-    finally:
-        started.cancel()
-        run.cancel()
-        await asyncio.gather(run, started, return_exceptions=True)
 
 
 @contextlib.contextmanager
