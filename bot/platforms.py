@@ -127,4 +127,7 @@ def _secret(secret: SecretStr | None) -> str | None:
 
 
 def _missing_package(name: str) -> str:
-    return f"A {name.capitalize()} token is set, but the package for it is not installed: pip install 'threadsight[{name}]'."
+    return (
+        f"A {name.capitalize()} token is set, but the package for it is not installed. "
+        f"`make install` adds it now that the token is there; elsewhere it is pip install 'threadsight[{name}]'."
+    )
