@@ -27,7 +27,7 @@ class VirtualTime:
         """Run these side by side to their ends. Raises when they wait for something else than the time."""
         tasks = [asyncio.create_task(work) for work in works]
         while not all(task.done() for task in tasks):
-            for _ in range(20):  # enough turns of the loop for whoever can go on
+            for _ in range(100):  # enough turns of the loop for whoever can go on
                 await asyncio.sleep(0)
             while self._sleepers and self._sleepers[0][2].done():
                 heapq.heappop(self._sleepers)
