@@ -20,6 +20,7 @@ import pytest
 from bot.chats import Chats
 from bot.pictures import PictureReader
 from bot.store import Store
+from bot.thread_chats import ThreadChats
 from bot.writer import AnswerWriter
 from tests.bot.doubles import Links, ScriptedModel
 
@@ -124,6 +125,21 @@ async def new_chats(sqlite_store: Store, links: Links) -> AsyncIterator[Callable
         assert chats._accepting == {}
         assert chats._tasks == set()
         assert len(chats._locks) == 0
+
+
+@pytest.fixture
+async def new_threads(sqlite_store: Store, links: Links) -> AsyncIterator[Callable[..., ThreadChats]]:
+    """Makes the bot over one store, as a fresh start of the program does."""
+    made: list[ThreadChats] = []
+
+    def make(model: ScriptedModel, **options: Any) -> ThreadChats:
+        writer = AnswerWriter(sqlite_store, model)
+        made.append(ThreadChats(sqlite_store, model, PictureReader(1_000_000, links.fetch), writer, **options))
+        return made[-1]
+
+    yield make
+    for chats in made:
+        await chats.close(0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import io
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from PIL import Image as PilImage
 
 from adapters.base import Answer as AnswerProtocol
@@ -22,6 +23,8 @@ from adapters.base import (
     Notice,
     ThreadKey,
 )
+from bot.schema import Row
+from bot.store import Store
 from model_server.errors import ModelServerError, PictureError, QueueFull, ShuttingDown
 from model_server.images import read_image
 from model_server.types import (
@@ -206,3 +209,24 @@ def end_of(events: list[AnswerEvent]) -> Ended:
 
 async def ask(chats: ChatHandler, text: str, *attachments: Any, **options: Any) -> list[AnswerEvent]:
     return await collect(await chats.handle(message(text, *attachments, **options)))
+
+
+async def num_rows(store: Store, table: str) -> int:
+    async with store.reading() as session:
+        return int(await session.scalar(sa.select(sa.func.count()).select_from(Row.metadata.tables[table])) or 0)
+
+
+async def begun(answer: AnswerProtocol) -> None:
+    """Until the first word is there."""
+    async with asyncio.timeout(20):
+        async for event in answer.events():
+            if isinstance(event, AnswerText):
+                return
+
+
+async def asked(chats: ChatHandler, text: str, *files: Attachment, **options: Any) -> int:
+    """Ask, wait for the answer, and give the turn's id."""
+    answer = await chats.handle(message(text, *files, **options))
+    await collect(answer)
+    assert answer.turn_id is not None
+    return answer.turn_id

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.e2e.dictated_model import Asked, DictatedModel
 from tests.e2e.test_slack_program import end, program
 from tests.pictures import red_circle
 from tests.slack_server.server import SlackServer
-from tests.slack_server.state import Message, User
+from tests.slack_server.state import Channel, Message, User
 
 PICTURE = ("circle.png", red_circle())
 BEGINNING, REST = "There is ", "a red circle in the middle."
@@ -143,8 +143,8 @@ async def test_sockets_and_places_that_go(world: World) -> None:
         await _socket_is_given_up(world)
         await _socket_breaks(world)
         await _acknowledgement_is_late(world)
-        await _bot_is_removed(world)
-        await _channel_is_archived(world)
+        await _place_goes(world, "removed", world.slack.kick_bot)
+        await _place_goes(world, "archived", world.slack.archive)
         await _question_changes(world)
         await _question_goes(world)
         post, asked = await world.begin("after all")
@@ -185,19 +185,9 @@ async def _acknowledgement_is_late(world: World) -> None:
     assert any(delivery.num_tries > 1 for delivery in deliveries.all[num_before:])
 
 
-async def _bot_is_removed(world: World) -> None:
-    post, asked = await world.begin("removed")
-    await world.slack.kick_bot(post.channel)
-    asked.say(REST)
-    async with asyncio.timeout(WITHIN_SECONDS):
-        await asked.hung_up.wait()
-    (shown,) = world.answers(post)
-    assert _words(shown) == BEGINNING
-
-
-async def _channel_is_archived(world: World) -> None:
-    post, asked = await world.begin("archived")
-    await world.slack.archive(post.channel)
+async def _place_goes(world: World, name: str, go: Callable[[Channel], Awaitable[object]]) -> None:
+    post, asked = await world.begin(name)
+    await go(post.channel)
     asked.say(REST)
     async with asyncio.timeout(WITHIN_SECONDS):
         await asked.hung_up.wait()
