@@ -60,7 +60,7 @@ class IncomingMessage:
     """What a platform delivered. `message_id` is unique within the platform and workspace: the same id is answered once.
 
     `look_back` finds pictures near by (the thread's first message, an earlier one); it is called only when neither the message
-    nor the chat has one, and raises nothing. `reply_place` says in the adapter's own words where the answer goes; it is kept with
+    nor the chat has one, and raises nothing. `destination` says in the adapter's own words where the answer goes; it is kept with
     the turn.
     """
 
@@ -70,7 +70,7 @@ class IncomingMessage:
     text: str
     attachments: tuple[Attachment, ...] = ()
     look_back: LookBack | None = field(default=None, repr=False)
-    reply_place: str = ""
+    destination: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +180,14 @@ class ChatHandler(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TurnPlace:
+class PlatformTurn:
     """Where a stored turn stands on its platform: its question, and the messages (in order) that show its answer so far."""
 
     turn_id: int
     key: ThreadKey
     message_id: str
     author_id: str
-    reply_place: str
+    destination: str
     reply_ids: tuple[str, ...] = ()
 
 
@@ -210,7 +210,7 @@ class ThreadHandler(ChatHandler, Protocol):
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
         """The question `message.message_id` says something else now: answer it anew. None when it is unknown or says the same."""
 
-    async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+    async def retract(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
         """The question was deleted: stop its answer and forget the turn. Where it stood; None when it is unknown."""
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:
@@ -219,9 +219,9 @@ class ThreadHandler(ChatHandler, Protocol):
     def running_turn(self, turn_id: int) -> Answer | None:
         """The turn's answer, while it waits or is being written."""
 
-    async def find_turn(self, turn_id: int) -> TurnPlace | None: ...
+    async def find_turn(self, turn_id: int) -> PlatformTurn | None: ...
 
-    async def find_message(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+    async def find_message(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
         """The turn of which this message is the question or shows the answer."""
 
     async def has_chat(self, key: ThreadKey) -> bool: ...
@@ -238,7 +238,7 @@ class ThreadHandler(ChatHandler, Protocol):
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
         """Which messages show the answer; `is_delivered`: all of it stands there. Does nothing when the turn is gone."""
 
-    async def undelivered(self, platform: str) -> Sequence[tuple[TurnPlace, Answer]]:
+    async def undelivered(self, platform: str) -> Sequence[tuple[PlatformTurn, Answer]]:
         """Answers of the last days that are not known to stand in their place: running ones, and ended ones."""
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:

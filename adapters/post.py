@@ -1,4 +1,4 @@
-"""The words between the desk, which decides, and a platform's adapter, which translates."""
+"""The words between the dispatcher, which decides, and a platform's adapter, which translates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Post:
     reply_to: str | None = None
     attachments: tuple[Attachment, ...] = ()
     look_back: LookBack | None = field(default=None, repr=False)
-    other_places: frozenset[str] = frozenset()  # what else contains it, such as a category, for allow and deny lists
+    container_ids: frozenset[str] = frozenset()  # what else contains it, such as a category, for allow and deny lists
 
     @property
     def room(self) -> str:
@@ -42,18 +42,18 @@ class Post:
 
 
 class Platform(Protocol):
-    """What the desk needs of an adapter."""
+    """What the dispatcher needs of an adapter."""
 
     name: str
 
     async def start(self, post: Post) -> tuple[ThreadKey, str]:
         """Where a chat that begins with this message goes on, and its reply place; opens a thread where that can be done.
 
-        Raises PlaceGone.
+        Raises DestinationGone.
         """
 
-    def reply_place(self, post: Post) -> str:
+    def destination(self, post: Post) -> str:
         """Where the answer to a message in a chat goes."""
 
-    def surface(self, reply_place: str) -> Surface:
-        """Raises PlaceGone when it names no place (any more)."""
+    def surface(self, destination: str) -> Surface:
+        """Raises DestinationGone when it names no place (any more)."""

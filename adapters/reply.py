@@ -20,7 +20,7 @@ from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, Threa
 from adapters.markdown import heal, split_pages
 from adapters.pace import Pace
 from adapters.phrases import waiting_sentence
-from adapters.surface import Control, Page, PlaceGone, Surface, TryLater
+from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class _Painting:
         following = asyncio.create_task(self._follow())
         try:
             return await self._paint()
-        except PlaceGone:
+        except DestinationGone:
             self._answer.stop()
             await self._note(is_delivered=True)  # there is nothing more that could be done
             return Shown.GONE

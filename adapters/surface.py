@@ -33,7 +33,7 @@ class Page:
     is_open: bool = False
 
 
-class PlaceGone(Exception):
+class DestinationGone(Exception):
     """The message, the thread or the right to write there is gone, for good: the answer ends quietly."""
 
 
@@ -46,7 +46,7 @@ class TryLater(Exception):
 
 
 class Surface(Protocol):
-    """The place of one answer. Every method may raise `PlaceGone` or `TryLater`, and nothing else.
+    """The place of one answer. Every method may raise `DestinationGone` or `TryLater`, and nothing else.
 
     `channel` names what the platform counts its limits by. `max_page_chars` is the room for the text, its status and notices.
     """

@@ -55,15 +55,15 @@ class TerminalAdapter:
 
     name = "terminal"
 
-    def __init__(self, picture: str, *, console: Console | None = None, read_line: ReadLine | None = None) -> None:
-        self._picture: str | None = picture  # goes out with the next question
+    def __init__(self, image: str, *, console: Console | None = None, read_line: ReadLine | None = None) -> None:
+        self._image: str | None = image  # goes out with the next question
         self._console = console or Console(highlight=False)
         self._read_line = read_line or (_prompt() if sys.stdin.isatty() else _read_stdin)
         self._key = _new_key()
         self._is_in_line = False  # the last thing printed was a piece of an answer
 
     async def run(self, handler: ChatHandler) -> None:
-        self._say(f"Ask me about {self._picture}. /help shows what else you can type.", "dim")
+        self._say(f"Ask me about {self._image}. /help shows what else you can type.", "dim")
         while True:
             try:
                 line = (await self._read_line()).strip()
@@ -85,17 +85,17 @@ class TerminalAdapter:
                         await self._show(answer)
                 case _ if command.startswith("/") and command[1:].isalpha():
                     self._say(f"I do not know {command}. /help shows what you can type.", "yellow")
-                case "" if self._picture is None:
+                case "" if self._image is None:
                     pass
                 case _:
-                    picture, self._picture = self._picture, None
-                    await self._show(await handler.handle(_message(self._key, line, picture)))
+                    image, self._image = self._image, None
+                    await self._show(await handler.handle(_message(self._key, line, image)))
 
-    def _look_at(self, picture: str) -> None:
-        problem = picture_problem(picture) if picture else "Which picture? Type /new and its path."
+    def _look_at(self, image: str) -> None:
+        problem = image_problem(image) if image else "Which picture? Type /new and its path."
         if problem is None:
-            self._picture, self._key = picture, _new_key()
-            self._say(f"Now ask me about {picture}.", "dim")
+            self._image, self._key = image, _new_key()
+            self._say(f"Now ask me about {image}.", "dim")
         else:
             self._say(problem, "yellow")
 
@@ -134,9 +134,9 @@ class TerminalAdapter:
         self._console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
-async def ask_once(handler: ChatHandler, picture: str, question: str, out: TextIO, err: TextIO) -> bool:
+async def ask_once(handler: ChatHandler, image: str, question: str, out: TextIO, err: TextIO) -> bool:
     """Print the answer alone on `out`, notices and errors on `err`; returns whether the answer is complete."""
-    answer = await handler.handle(_message(_new_key(), question, picture))
+    answer = await handler.handle(_message(_new_key(), question, image))
     ended: Ended | None = None
     remarks: list[str] = []  # told at the end, so that they do not stand within the answer where both go to one screen
     has_text = False
@@ -160,21 +160,21 @@ async def ask_once(handler: ChatHandler, picture: str, question: str, out: TextI
     return is_complete
 
 
-def picture_problem(picture: str) -> str | None:
+def image_problem(image: str) -> str | None:
     """Why a path cannot be a picture, as a sentence; None when it may be one, or is a link."""
-    if is_link(picture):
+    if is_link(image):
         return None
     try:
-        path = Path(picture).expanduser()
+        path = Path(image).expanduser()
         if path.is_dir():
-            return f"{printable(picture)} is a folder, not a picture."
-        return None if path.exists() else f"There is no file {printable(picture)}."
+            return f"{printable(image)} is a folder, not a picture."
+        return None if path.exists() else f"There is no file {printable(image)}."
     except (OSError, ValueError, RuntimeError):
-        return f"{printable(picture)} is not a path that I can read."
+        return f"{printable(image)} is not a path that I can read."
 
 
-def is_link(picture: str) -> bool:
-    return picture.lower().startswith(("http://", "https://"))
+def is_link(image: str) -> bool:
+    return image.lower().startswith(("http://", "https://"))
 
 
 def printable(text: str) -> str:
@@ -186,12 +186,12 @@ def _new_key() -> ThreadKey:
     return ThreadKey("terminal", "local", "terminal", uuid.uuid4().hex)
 
 
-def _message(key: ThreadKey, question: str, picture: str | None) -> IncomingMessage:
+def _message(key: ThreadKey, question: str, image: str | None) -> IncomingMessage:
     attachments: tuple[Attachment, ...] = ()
-    if picture is not None and is_link(picture):
-        question = f"{question} {picture}"
-    elif picture is not None:
-        path = Path(picture).expanduser()
+    if image is not None and is_link(image):
+        question = f"{question} {image}"
+    elif image is not None:
+        path = Path(image).expanduser()
         attachments = (Attachment(path.name, lambda max_bytes: asyncio.to_thread(_read_file, path, max_bytes)),)
     return IncomingMessage(key, uuid.uuid4().hex, Author("local", "you"), question, attachments)
 

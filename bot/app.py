@@ -20,9 +20,9 @@ from typing import IO, Any
 from adapters.base import Adapter, AnnouncedAdapter
 from bot.config import Settings
 from bot.database import StoreError
+from bot.images import FetchLink, ImageReader, fetch_public_link
 from bot.limits import Limits
 from bot.model import LocalModel
-from bot.pictures import FetchLink, PictureReader, fetch_public_link
 from bot.platforms import platform_adapters
 from bot.store import Store
 from bot.thread_chats import ThreadChats
@@ -69,7 +69,7 @@ async def _open_remote_model(settings: Settings, url: str) -> InferenceLoop:
 def remote_server(settings: Settings, url: str) -> RemoteServer:
     """What the settings say about the server at `settings.engine_url`."""
     api_key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
-    return RemoteServer(url, api_key, settings.engine_model, settings.engine_context_length, settings.engine_max_pictures)
+    return RemoteServer(url, api_key, settings.engine_model, settings.engine_context_length, settings.engine_max_images)
 
 
 @contextlib.asynccontextmanager
@@ -88,8 +88,8 @@ async def open_chats(
         model = await open_model(settings)
         try:
             writer = AnswerWriter(store, model, settings.max_new_tokens, settings.temperature)
-            pictures = PictureReader(settings.max_picture_bytes, fetch_link)
-            chats = ThreadChats(store, model, pictures, writer, _limits(settings))
+            images = ImageReader(settings.max_image_bytes, fetch_link)
+            chats = ThreadChats(store, model, images, writer, _limits(settings))
             try:
                 yield chats, model
             finally:
@@ -155,7 +155,7 @@ async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = 
         None if settings.serve_api_key is None else settings.serve_api_key.get_secret_value(),
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
-        max_picture_bytes=settings.max_picture_bytes,
+        max_image_bytes=settings.max_image_bytes,
     )
     try:
         await server.start()

@@ -16,12 +16,12 @@ from weakref import WeakValueDictionary
 
 from adapters.base import Answer, AnswerStatus, ChatView, IncomingMessage, ThreadKey
 from bot.answers import RunningAnswer, ended_answer
+from bot.images import ImageReader
 from bot.limits import Limits, Shares, Ticket
 from bot.model import Model
-from bot.pictures import PictureReader
-from bot.places import Places
 from bot.questions import QuestionReader
 from bot.store import Store
+from bot.thread_store import ThreadStore
 from bot.turns import StoredTurn
 from bot.writer import AnswerWriter, first_notices, leave_for_restart
 
@@ -37,14 +37,12 @@ TOO_LONG = f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characte
 
 
 class Chats:
-    def __init__(
-        self, store: Store, model: Model, pictures: PictureReader, writer: AnswerWriter, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, store: Store, model: Model, images: ImageReader, writer: AnswerWriter, limits: Limits | None = None) -> None:
         self._store = store
-        self._places = Places(store)
-        self._shares = Shares(limits or Limits(), self._places.asked_since)
+        self._thread_store = ThreadStore(store)
+        self._shares = Shares(limits or Limits(), self._thread_store.asked_since)
         self._model = model
-        self._questions = QuestionReader(pictures, lambda: model.capabilities)
+        self._questions = QuestionReader(images, lambda: model.capabilities)
         self._writer = writer
         self._locks: WeakValueDictionary[ThreadKey, asyncio.Lock] = WeakValueDictionary()
         self._accepting: dict[tuple[str, str, str], asyncio.Task[RunningAnswer]] = {}
@@ -170,7 +168,7 @@ class Chats:
                 message.message_id,
                 question.question,
                 author_id=message.author.id,
-                reply_place=message.reply_place,
+                destination=message.destination,
                 images=question.images,
                 is_start=question.is_start,
                 notices=question.notices,
@@ -206,7 +204,7 @@ class Chats:
         if isinstance(ticket, str):
             return kept_answer(turn, ticket)
         try:
-            await self._places.set_undelivered(turn.turn_id)
+            await self._thread_store.set_undelivered(turn.turn_id)
         except BaseException:
             self._shares.give_back(ticket, counts=False)
             raise

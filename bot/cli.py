@@ -107,11 +107,11 @@ def _what_is_opened(settings: Settings) -> str:
     return f"Loading the model {settings.model} …"
 
 
-async def _chat(settings: Settings, picture: str, question: str | None) -> int:
-    from adapters.terminal import TerminalAdapter, ask_once, picture_problem, printable
+async def _chat(settings: Settings, image: str, question: str | None) -> int:
+    from adapters.terminal import TerminalAdapter, ask_once, image_problem, printable
     from bot import app
 
-    if problem := picture_problem(picture):
+    if problem := image_problem(image):
         print(f"threadsight: {problem}", file=sys.stderr)
         return 2
     if sys.stderr.isatty():
@@ -120,9 +120,9 @@ async def _chat(settings: Settings, picture: str, question: str | None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)  # from here on there is something to tidy up
         if question is None:
-            await TerminalAdapter(picture).run(chats)
+            await TerminalAdapter(image).run(chats)
             return 0
-        return 0 if await ask_once(chats, picture, question, sys.stdout, sys.stderr) else 1
+        return 0 if await ask_once(chats, image, question, sys.stdout, sys.stderr) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

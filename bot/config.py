@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     engine_context_length: int | None = Field(
         None, ge=256, le=10_000_000, description="Its context in tokens; unless set, what the server says, else 4096."
     )
-    engine_max_pictures: int = Field(1, ge=1, le=100, description="How many pictures of one chat its model can look at together.")
+    engine_max_images: int = Field(1, ge=1, le=100, description="How many pictures of one chat its model can look at together.")
     max_new_tokens: int = Field(512, ge=1, le=100_000, description="The longest answer, in tokens.")
     temperature: float = Field(0.2, ge=0, le=2, description="How freely words are chosen: 0 always takes the likeliest, 2 is wild.")
     max_queue: int = Field(
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         None, description="sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME; unless set, SQLite in the data folder."
     )
     retention_days: int = Field(0, ge=0, le=36_500, description="Chats untouched for so many days are deleted; 0 keeps them.")
-    max_picture_bytes: int = Field(20_000_000, ge=1_000, le=1_000_000_000, description="The largest picture file, in bytes.")
+    max_image_bytes: int = Field(20_000_000, ge=1_000, le=1_000_000_000, description="The largest picture file, in bytes.")
     web_host: str = Field("127.0.0.1", description="Where the web page listens. Anything but loopback demands a web token.")
     web_port: int = Field(8080, ge=0, le=65_535, description="The web page's port; 0 takes a free one and prints it.")
     web_token: SecretStr | None = Field(

@@ -79,7 +79,7 @@ def _web_adapter(settings: Settings, slack: SlackAdapter | None) -> WebAdapter:
         settings.web_host,
         settings.web_port,
         _secret(settings.web_token),
-        max_picture_bytes=settings.max_picture_bytes,
+        max_image_bytes=settings.max_image_bytes,
         more_routes=() if slack is None else slack.routes(),
     )
 
@@ -114,7 +114,7 @@ def _slack_adapter(settings: Settings) -> SlackAdapter:
         database_url=settings.store_url,
         access=Access(parse_entries(settings.slack_allow), parse_entries(settings.slack_deny)),
         catch_up=_catch_up(settings),
-        max_picture_bytes=settings.max_picture_bytes,
+        max_image_bytes=settings.max_image_bytes,
     )
 
 

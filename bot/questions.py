@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.base import IncomingMessage
-from bot.pictures import PictureReader, Pictures, join_names, without_links
+from bot.images import ImageReader, ReadImages, join_names, without_links
 from bot.schema import clean
 from bot.turns import StoredTurn
-from bot.writer import NO_PICTURE
+from bot.writer import NO_IMAGE
 from model_server.types import Image, ModelCapabilities
 
 DEFAULT_QUESTION = "Describe the picture."
@@ -29,36 +29,36 @@ class Question:
 
 
 class QuestionReader:
-    def __init__(self, pictures: PictureReader, capabilities: Callable[[], ModelCapabilities]) -> None:
+    def __init__(self, found: ImageReader, capabilities: Callable[[], ModelCapabilities]) -> None:
         """`capabilities` of the model that will be asked; they may change when it comes back after a while."""
-        self._pictures = pictures
+        self._images = found
         self._capabilities = capabilities
 
     async def read(self, message: IncomingMessage, turns: Sequence[StoredTurn]) -> Question:
         """What is asked, with the pictures that could be used, as the next turn after `turns`."""
         known = _images_in_chat(turns)
-        candidates = self._pictures.candidates(message.text, message.attachments, has_picture=bool(known))
+        candidates = self._images.candidates(message.text, message.attachments, has_image=bool(known))
         if not candidates and not known and message.look_back is not None:
-            candidates = self._pictures.candidates("", await message.look_back(), has_picture=False)
+            candidates = self._images.candidates("", await message.look_back(), has_image=False)
         max_images = self._capabilities().max_images_per_chat
-        pictures = await self._pictures.read(candidates, max_images)
-        text = without_links(clean(message.text), [c.link for c, _ in pictures.used if c.link is not None]).strip()
+        found = await self._images.read(candidates, max_images)
+        text = without_links(clean(message.text), [c.link for c, _ in found.used if c.link is not None]).strip()
         refusal = None
-        if candidates and not pictures.used:
-            refusal = " ".join(pictures.failures)
+        if candidates and not found.used:
+            refusal = " ".join(found.failures)
         elif not candidates and not known:
-            refusal = NO_PICTURE
-        images = [image for _, image in pictures.used if image.sha256 not in known]  # the same once more is not a new one
+            refusal = NO_IMAGE
+        images = [image for _, image in found.used if image.sha256 not in known]  # the same once more is not a new one
         starts_new_chat = bool(images) and len(known) + len(images) > max_images
         if starts_new_chat:
-            images = [image for _, image in pictures.used]
+            images = [image for _, image in found.used]
         return Question(
             text or DEFAULT_QUESTION,
             images=images,
             is_start=bool(images) and (starts_new_chat or not known),
-            notices=() if refusal else _notices(pictures, max_images, starts_new_chat=starts_new_chat and bool(known)),
+            notices=() if refusal else _notices(found, max_images, starts_new_chat=starts_new_chat and bool(known)),
             refusal=refusal,
-            has_failures=bool(pictures.failures),
+            has_failures=bool(found.failures),
         )
 
 
@@ -70,14 +70,14 @@ def _images_in_chat(turns: Sequence[StoredTurn]) -> set[str]:
     return images
 
 
-def _notices(pictures: Pictures, max_images: int, *, starts_new_chat: bool) -> list[str]:
-    notices = list(pictures.failures)
-    if pictures.unread:
-        used = join_names([candidate.name for candidate, _ in pictures.used])
+def _notices(found: ReadImages, max_images: int, *, starts_new_chat: bool) -> list[str]:
+    notices = list(found.failures)
+    if found.unread:
+        used = join_names([candidate.name for candidate, _ in found.used])
         limit = "one picture at a time here" if max_images == 1 else f"up to {max_images} pictures in a chat"
-        notices.append(f"I look at {limit}: this is about {used}, and I did not look at {join_names(pictures.unread)}.")
-    elif pictures.used and pictures.failures:
-        notices.append(f"This is about {join_names([candidate.name for candidate, _ in pictures.used])}.")
+        notices.append(f"I look at {limit}: this is about {used}, and I did not look at {join_names(found.unread)}.")
+    elif found.used and found.failures:
+        notices.append(f"This is about {join_names([candidate.name for candidate, _ in found.used])}.")
     if starts_new_chat:
         notices.append(NEW_CHAT)
     return notices

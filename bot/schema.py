@@ -99,7 +99,7 @@ class TurnRow(Row):
     workspace: Mapped[str]
     message_id: Mapped[str]
     author_id: Mapped[str]
-    reply_place: Mapped[str]
+    destination: Mapped[str] = mapped_column("reply_place")  # what the column has been called since its first version
     is_delivered: Mapped[bool]
     is_start: Mapped[bool]
     is_refused: Mapped[bool]

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, Quota, ThreadKey, TurnPlace
+from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, PlatformTurn, Quota, ThreadKey
 from bot.chats import MAX_QUESTION_CHARS, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, stored_answer
-from bot.pictures import links_in, without_links
+from bot.images import links_in, without_links
 from bot.questions import DEFAULT_QUESTION, Question
 from bot.turns import StoredTurn
 
@@ -57,7 +57,7 @@ class ThreadChats(Chats):
                 return None
             return self._start_or_refuse(changed, ticket, is_edited=True)
 
-    async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
+    async def retract(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
         if accepting := self._accepting.get((platform, workspace, message_id)):
             await asyncio.wait([accepting])
         found = await self._store.find_turn(platform, workspace, message_id)
@@ -72,7 +72,7 @@ class ThreadChats(Chats):
             await self._store.drop_turn(turn.turn_id)
             if not turn.answer:  # what was answered counts, or deleting one's questions would get round the limit
                 self._shares.forget_turn(platform, turn.author_id, turn.turn_id)
-            return turn.place
+            return turn.platform_turn
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:
         found = await self._store.get_turn(turn_id)
@@ -85,37 +85,37 @@ class ThreadChats(Chats):
     def running_turn(self, turn_id: int) -> Answer | None:
         return self._running(turn_id)
 
-    async def find_turn(self, turn_id: int) -> TurnPlace | None:
+    async def find_turn(self, turn_id: int) -> PlatformTurn | None:
         turn = await self._store.get_turn(turn_id)
-        return None if turn is None else turn.place
+        return None if turn is None else turn.platform_turn
 
-    async def find_message(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
-        turn = await self._places.find_message(platform, workspace, message_id)
-        return None if turn is None else turn.place
+    async def find_message(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
+        turn = await self._thread_store.find_message(platform, workspace, message_id)
+        return None if turn is None else turn.platform_turn
 
     async def has_chat(self, key: ThreadKey) -> bool:
-        return await self._places.has_chat(key)
+        return await self._thread_store.has_chat(key)
 
     async def latest_chat(self, platform: str, workspace: str, channel: str) -> ThreadKey | None:
-        return await self._places.latest_chat(platform, workspace, channel)
+        return await self._thread_store.latest_chat(platform, workspace, channel)
 
     async def reset_chat(self, key: ThreadKey) -> bool:
         async with self._lock(key):
             await self._stop(await self._store.read_turns(key))
-            return await self._places.empty_chat(key)
+            return await self._thread_store.empty_chat(key)
 
     async def delete_room(self, platform: str, workspace: str, room: str) -> int:
-        keys = await self._places.chats_in(platform, workspace, room)
+        keys = await self._thread_store.chats_in(platform, workspace, room)
         return sum([await self.delete_chat(key) for key in keys])
 
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
         running = self._running(turn_id)  # what shows the earlier answer may come late
         is_being_written = running is not None and running.ended is None and not running.is_stopped
-        await self._places.set_reply(turn_id, reply_ids, is_delivered=is_delivered and not is_being_written)
+        await self._thread_store.set_reply(turn_id, reply_ids, is_delivered=is_delivered and not is_being_written)
 
-    async def undelivered(self, platform: str) -> Sequence[tuple[TurnPlace, Answer]]:
+    async def undelivered(self, platform: str) -> Sequence[tuple[PlatformTurn, Answer]]:
         found = []
-        for turn in await self._places.undelivered(platform, datetime.now(UTC) - UNDELIVERED_FOR):
+        for turn in await self._thread_store.undelivered(platform, datetime.now(UTC) - UNDELIVERED_FOR):
             answer = self._running(turn.turn_id)
             newest: StoredTurn | None = turn
             if answer is None and turn.status is AnswerStatus.PENDING:  # it has ended meanwhile, or is about to begin
@@ -124,24 +124,24 @@ class ThreadChats(Chats):
             if answer is None and newest is not None and newest.status is not AnswerStatus.PENDING:
                 answer = stored_answer(newest)
             if answer is not None:
-                found.append((turn.place, answer))
+                found.append((turn.platform_turn, answer))
         return found
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
-        return await self._places.rate(turn_id, author_id, is_helpful=is_helpful)
+        return await self._thread_store.rate(turn_id, author_id, is_helpful=is_helpful)
 
     async def forget_author(self, platform: str, author_id: str) -> int:
-        await self._stop(await self._places.turns_of(platform, author_id))
-        return await self._places.forget(platform, author_id)
+        await self._stop(await self._thread_store.turns_of(platform, author_id))
+        return await self._thread_store.forget(platform, author_id)
 
     async def quota(self, platform: str, workspace: str, author: Author) -> Quota:
         return await self._shares.quota(platform, author)
 
     async def read_note(self, platform: str, name: str) -> str | None:
-        return await self._places.read_note(platform, name)
+        return await self._thread_store.read_note(platform, name)
 
     async def write_note(self, platform: str, name: str, text: str) -> None:
-        await self._places.write_note(platform, name, text)
+        await self._thread_store.write_note(platform, name, text)
 
     async def _stop(self, turns: Sequence[StoredTurn]) -> None:
         """Stop what runs of these, and wait until it has ended."""

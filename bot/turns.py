@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from adapters.base import AnswerStatus, ThreadKey, TurnPlace, TurnView
+from adapters.base import AnswerStatus, PlatformTurn, ThreadKey, TurnView
 from bot.schema import TurnRow
 
 
@@ -17,7 +17,7 @@ class StoredTurn:
     key: ThreadKey
     message_id: str
     author_id: str
-    reply_place: str
+    destination: str
     reply_ids: tuple[str, ...]
     question: str
     answer: str
@@ -32,8 +32,8 @@ class StoredTurn:
     created_at: datetime
 
     @property
-    def place(self) -> TurnPlace:
-        return TurnPlace(self.turn_id, self.key, self.message_id, self.author_id, self.reply_place, self.reply_ids)
+    def platform_turn(self) -> PlatformTurn:
+        return PlatformTurn(self.turn_id, self.key, self.message_id, self.author_id, self.destination, self.reply_ids)
 
     def view(self) -> TurnView:
         return TurnView(
@@ -54,7 +54,7 @@ def stored_turn(row: TurnRow) -> StoredTurn:
         key=ThreadKey(row.chat.platform, row.chat.workspace, row.chat.channel, row.chat.thread),
         message_id=row.message_id,
         author_id=row.author_id,
-        reply_place=row.reply_place,
+        destination=row.destination,
         reply_ids=tuple(reply.message_id for reply in row.replies),
         question=row.question,
         answer=row.answer,

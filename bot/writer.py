@@ -25,7 +25,7 @@ from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image
 log = logging.getLogger(__name__)
 
 CUT_NOTICE = "The answer stops here because it reached the longest length; ask me to go on if you want more."
-NO_PICTURE = "I need a picture to talk about: please send me one, and ask again."
+NO_IMAGE = "I need a picture to talk about: please send me one, and ask again."
 RESTART_NOTICE = "I am being restarted. Your question is kept, and I will answer it when I am back."
 _SECONDS_BETWEEN_TRIES = 1.0
 _AGAIN_TEMPERATURE = 0.8  # at the usual, low temperature the model would say the same again
@@ -115,7 +115,7 @@ class AnswerWriter:
         context_length = self.model.capabilities.context_length
         exchanges = await self._exchanges(turn)
         if not any(exchange.images for exchange in exchanges):  # the question that brought it was taken back
-            raise RequestRefused(NO_PICTURE)
+            raise RequestRefused(NO_IMAGE)
         room = context_length - min(self.max_new_tokens, max(1, context_length // 4))
         fitted = await fit_history(exchanges, room, self.model.num_prompt_tokens)
         sampling = SamplingParams(

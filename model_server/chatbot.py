@@ -20,7 +20,7 @@ import torch
 
 from model_server.checkpoints import quantization
 from model_server.checkpoints.loading import load_checkpoint
-from model_server.errors import PictureError
+from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url
 from model_server.images import MAX_BYTES, read_image
 from model_server.loop import InferenceLoop
@@ -196,9 +196,9 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)  # one more than allowed, so that read_image refuses it
     except FileNotFoundError:
-        raise PictureError(path.name, "there is no such file.") from None
+        raise ImageError(path.name, "there is no such file.") from None
     except OSError as error:
-        raise PictureError(path.name, "the file cannot be read.") from error
+        raise ImageError(path.name, "the file cannot be read.") from error
 
 
 def _sampling(do_sample: bool, temperature: float, max_new_tokens: int, others: dict[str, Any]) -> SamplingParams:

@@ -17,7 +17,7 @@ class ModelServerError(Exception):
     """The message is one or two plain sentences without secrets, paths or traceback."""
 
 
-class PictureError(ModelServerError):
+class ImageError(ModelServerError):
     """A picture that cannot be used: `name` as its owner knows it, `reason` as the rest of a sentence."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from model_server.errors import PictureError
+from model_server.errors import ImageError
 from model_server.images import MAX_BYTES, clean_name
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -83,12 +83,12 @@ async def fetch_image_url(
         ):
             return await _follow(session, url, name, max_bytes, is_allowed)
     except TimeoutError:
-        raise PictureError(name, "the download took too long.") from None
+        raise ImageError(name, "the download took too long.") from None
     except aiohttp.ClientConnectorDNSError as error:
         reason = _PRIVATE if isinstance(error.os_error, _AddressRefused) else "its host name is not known."
-        raise PictureError(name, reason) from error
+        raise ImageError(name, reason) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise PictureError(name, "the download failed.") from error
+        raise ImageError(name, "the download failed.") from error
 
 
 async def _follow(
@@ -102,27 +102,27 @@ async def _follow(
                 target = target.join(URL(response.headers["Location"]))
                 continue
             if response.status != 200:
-                raise PictureError(name, f"the server answered with status {response.status}.")
+                raise ImageError(name, f"the server answered with status {response.status}.")
             data = bytearray()
             async for chunk in response.content.iter_chunked(65536):
                 data += chunk
                 if len(data) > max_bytes:
-                    raise PictureError(name, f"it is larger than {max_bytes / 1e6:.0f} MB.")
+                    raise ImageError(name, f"it is larger than {max_bytes / 1e6:.0f} MB.")
             return bytes(data)
-    raise PictureError(name, "the link is redirected too often.")
+    raise ImageError(name, "the link is redirected too often.")
 
 
 def _check(target: URL, name: str, is_allowed: Callable[[IpAddress], bool]) -> None:
     if target.scheme not in ("http", "https") or not target.host:
-        raise PictureError(name, "only http and https links work.")
+        raise ImageError(name, "only http and https links work.")
     if target.user is not None or target.password is not None:
-        raise PictureError(name, "links with a user name or password do not work.")
+        raise ImageError(name, "links with a user name or password do not work.")
     try:
         address = ipaddress.ip_address(target.host.partition("%")[0])
     except ValueError:
         return  # a name: checked when it is resolved
     if not is_allowed(address):
-        raise PictureError(name, _PRIVATE)
+        raise ImageError(name, _PRIVATE)
 
 
 def _shown(url: str) -> str:

@@ -16,7 +16,7 @@ import pillow_heif
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from model_server.errors import PictureError
+from model_server.errors import ImageError
 from model_server.types import Image
 
 MAX_PIXELS = 64_000_000  # a 48-megapixel photograph passes; decoded it takes 192 MB
@@ -54,17 +54,17 @@ def read_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_byte
     """Check a picture and describe it. Raises `PictureError`."""
     name = clean_name(name)
     if not data:
-        raise PictureError(name, "the file is empty.")
+        raise ImageError(name, "the file is empty.")
     if len(data) > max_bytes:
-        raise PictureError(name, f"it has {len(data) / 1e6:.0f} MB, and I take up to {max_bytes / 1e6:.0f} MB.")
+        raise ImageError(name, f"it has {len(data) / 1e6:.0f} MB, and I take up to {max_bytes / 1e6:.0f} MB.")
     pil = _open(data, name)
     if pil.width * pil.height > max_pixels:
-        raise PictureError(name, _too_many_pixels(f"{pil.width} x {pil.height}", max_pixels))
+        raise ImageError(name, _too_many_pixels(f"{pil.width} x {pil.height}", max_pixels))
     media_type = _MEDIA_TYPES[pil.format or "PNG"]
     try:
         rgb = _to_rgb(pil)
     except Exception as error:  # decoders fail in many ways, and all of them mean the same to the sender
-        raise PictureError(name, "the file is damaged or cut off.") from error
+        raise ImageError(name, "the file is damaged or cut off.") from error
     return Image(data, media_type, hashlib.sha256(data).hexdigest(), rgb.width, rgb.height)
 
 
@@ -77,16 +77,16 @@ def _open(data: bytes, name: str) -> PilImage.Image:
     try:
         return PilImage.open(io.BytesIO(data), formats=_DECODERS)
     except (PilImage.DecompressionBombError, PilImage.DecompressionBombWarning) as error:
-        raise PictureError(name, _too_many_pixels("far too many", MAX_PIXELS)) from error
+        raise ImageError(name, _too_many_pixels("far too many", MAX_PIXELS)) from error
     except Exception as error:
-        raise PictureError(name, _why_not_a_picture(data, name)) from error
+        raise ImageError(name, _why_not_a_image(data, name)) from error
 
 
 def _too_many_pixels(size: str, max_pixels: int) -> str:
     return f"it has {size} pixels, and I take up to {max_pixels / 1e6:.0f} million."
 
 
-def _why_not_a_picture(data: bytes, name: str) -> str:
+def _why_not_a_image(data: bytes, name: str) -> str:
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in start or (name.lower().endswith(".svg") and start.startswith(b"<")):
         return "SVG drawings are not supported. Please send it as PNG or JPEG."

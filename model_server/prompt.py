@@ -195,8 +195,8 @@ class PromptTemplate:
     def _spells(self, token_ids: Sequence[int], text: str) -> bool:
         """Ids that do not spell the text came from another tokenizer, or would even stand for somebody's picture."""
         ids = list(token_ids)
-        picture, _ = self._added.get(self._image_token, (None, None))
-        if picture in ids or not self._eos_ids.isdisjoint(ids[:-1]) or not all(0 <= i < len(self._tokenizer) for i in ids):
+        image, _ = self._added.get(self._image_token, (None, None))
+        if image in ids or not self._eos_ids.isdisjoint(ids[:-1]) or not all(0 <= i < len(self._tokenizer) for i in ids):
             return False
         return decode(self._tokenizer, ids).strip() == text
 

@@ -29,7 +29,7 @@ HOLE = -1  # in a picture's token ids: here stands a feature
 _MAX_ID_BLOCKS = 2**24  # the table takes 64 MiB; enough for 1.8 million pictures of 576 tokens
 
 
-class PictureForms(Protocol):
+class ImageForms(Protocol):
     """How a model's pictures are prepared. `is_one_of_several` matters where `has_two_forms`: with other pictures in the chat, each
     gets less room."""
 
@@ -43,7 +43,7 @@ class PictureForms(Protocol):
         """What fills the holes, in order: (features, embedding size). Decodes the picture and runs the vision tower."""
 
 
-class PictureEmbedding(nn.Module):
+class ImageEmbedding(nn.Module):
     """The model's input embedding, extended by the ids of pictures. Block 0 stays blank: it is what unknown ids point to."""
 
     def __init__(self, words: nn.Embedding, num_blocks: int) -> None:
@@ -68,23 +68,23 @@ class PictureEmbedding(nn.Module):
         is_word = input_ids < self.vocab_size
         words: torch.Tensor = self.words(torch.where(is_word, input_ids, 0))
         above = torch.where(is_word, 0, input_ids - self.vocab_size)
-        pictures = self.rows[self.block_of[above // BLOCK_ROWS] * BLOCK_ROWS + above % BLOCK_ROWS]
-        return torch.where(is_word.unsqueeze(-1), words, pictures)
+        images = self.rows[self.block_of[above // BLOCK_ROWS] * BLOCK_ROWS + above % BLOCK_ROWS]
+        return torch.where(is_word.unsqueeze(-1), words, images)
 
 
 _Key = tuple[str, bool]  # SHA-256, and whether in the form of one of several
 
 
-class PictureStore:
+class ImageStore:
     """Puts pictures into the model's `PictureEmbedding`. Methods block, and may be called from any thread but the event loop's.
 
     Pictures are always named together with all others of their chat, in order.
     """
 
-    def __init__(self, model: PreTrainedModel, forms: PictureForms, num_blocks: int) -> None:
+    def __init__(self, model: PreTrainedModel, forms: ImageForms, num_blocks: int) -> None:
         words = model.get_input_embeddings()
         assert isinstance(words, nn.Embedding)
-        self.embedding = PictureEmbedding(words, num_blocks)
+        self.embedding = ImageEmbedding(words, num_blocks)
         model.set_input_embeddings(self.embedding)
         self.num_encoded = 0  # pictures that went through the vision tower
         self.num_blocks = num_blocks
@@ -100,8 +100,8 @@ class PictureStore:
 
     def pin_prompt(self, prompt: Prompt) -> list[int]:
         """Make a prompt's pictures resident until `unpin(prompt.images)`; returns its ids. Raises as `pin`."""
-        pictures = iter(self.pin(prompt.images))
-        return [i for part in prompt.parts for i in (next(pictures) if isinstance(part, Image) else part)]
+        images = iter(self.pin(prompt.images))
+        return [i for part in prompt.parts for i in (next(images) if isinstance(part, Image) else part)]
 
     def pin(self, images: Sequence[Image]) -> list[tuple[int, ...]]:
         """Make a chat's pictures resident and keep them so until `unpin`; returns each one's token ids. All are pinned, or none.
@@ -197,7 +197,7 @@ class PictureStore:
         return features
 
 
-def num_prompt_tokens(forms: PictureForms, prompt: Prompt) -> int:
+def num_prompt_tokens(forms: ImageForms, prompt: Prompt) -> int:
     """The length of a prompt, pictures included, without encoding any."""
     is_several = forms.has_two_forms and len(prompt.images) > 1
     return prompt.num_text_tokens + sum(len(forms.token_ids(image, is_several)) for image in prompt.images)

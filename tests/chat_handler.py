@@ -23,25 +23,25 @@ from adapters.base import (
     Ended,
     IncomingMessage,
     Notice,
+    PlatformTurn,
     Quota,
     ThreadHandler,
     ThreadKey,
-    TurnPlace,
     TurnView,
 )
 
 TIMEOUT_SECONDS = 10.0
 
 
-def draw_picture(size: tuple[int, int] = (320, 240)) -> bytes:
+def draw_image(size: tuple[int, int] = (320, 240)) -> bytes:
     """A PNG with a red circle and a blue square."""
-    picture = Image.new("RGB", size, "#f4f4f4")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, "#f4f4f4")
+    pen = ImageDraw.Draw(image)
     width, height = size
     pen.ellipse((width * 0.1, height * 0.15, width * 0.1 + height * 0.4, height * 0.55), fill="#e12828")
     pen.rectangle((width * 0.6, height * 0.5, width * 0.6 + height * 0.35, height * 0.85), fill="#2d5ad7")
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -85,7 +85,7 @@ class MemoryChatHandler:
 
     messages: list[IncomingMessage] = field(default_factory=list)
     next_refusal: str | None = None
-    places: dict[int, TurnPlace] = field(default_factory=dict)
+    platform_turns: dict[int, PlatformTurn] = field(default_factory=dict)
     delivered: set[int] = field(default_factory=set)
     ratings: dict[tuple[int, str], bool] = field(default_factory=dict)
     notes: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -123,12 +123,12 @@ class MemoryChatHandler:
         answer.turn_id = None
         await self._finish(answer, Ended(AnswerStatus.FAILED, error))
 
-    async def wait_delivered(self, turn_id: int | None) -> TurnPlace:
+    async def wait_delivered(self, turn_id: int | None) -> PlatformTurn:
         """Where the turn stands, once all of its answer stands there too."""
         assert turn_id is not None
         async with asyncio.timeout(TIMEOUT_SECONDS), self.changed:
             await self.changed.wait_for(lambda: turn_id in self.delivered)
-        return self.places[turn_id]
+        return self.platform_turns[turn_id]
 
     def add_image(self, key: ThreadKey, sha256: str, data: bytes, media_type: str) -> None:
         self._images[key, sha256] = data, media_type
@@ -144,14 +144,14 @@ class MemoryChatHandler:
             refused = WrittenAnswer(message.key, None)
             await refused.add(Ended(AnswerStatus.FAILED, sentence))
             return refused
-        image_ids, error = await self._read_pictures(message, self._turns(message.key))
+        image_ids, error = await self._read_images(message, self._turns(message.key))
         self._num_turns += 1
         turn_id, key = self._num_turns, message.key
         now = datetime.now(UTC) + timedelta(microseconds=turn_id)
         turn = TurnView(turn_id, _question(message), "", AnswerStatus.PENDING, (), None, image_ids, now)
         chat = self._chats.get(key) or ChatView(key, turn.question, now)
         self._chats[key] = replace(chat, updated_at=now, turns=(*chat.turns, turn))
-        self.places[turn_id] = TurnPlace(turn_id, key, message.message_id, message.author.id, message.reply_place)
+        self.platform_turns[turn_id] = PlatformTurn(turn_id, key, message.message_id, message.author.id, message.destination)
         return await self._answer_or_refuse(turn_id, error)
 
     async def regenerate(self, key: ThreadKey) -> Answer | None:
@@ -182,44 +182,44 @@ class MemoryChatHandler:
     # -- ThreadHandler
 
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
-        place = await self.find_message(message.key.platform, message.key.workspace, message.message_id)
-        if place is None or place.message_id != message.message_id:
+        platform_turn = await self.find_message(message.key.platform, message.key.workspace, message.message_id)
+        if platform_turn is None or platform_turn.message_id != message.message_id:
             return None
-        turns = self._turns(place.key)
-        turn = next(turn for turn in turns if turn.turn_id == place.turn_id)
-        image_ids, error = await self._read_pictures(message, [other for other in turns if other.turn_id < turn.turn_id])
+        turns = self._turns(platform_turn.key)
+        turn = next(turn for turn in turns if turn.turn_id == platform_turn.turn_id)
+        image_ids, error = await self._read_images(message, [other for other in turns if other.turn_id < turn.turn_id])
         if (turn.question, turn.image_ids) == (_question(message), image_ids):
             return None
         self.messages.append(message)
         if running := self._running_turns.get(turn.turn_id):
             await self.end(running, AnswerStatus.STOPPED)
         asked = replace(turn, question=_question(message), answer="", status=AnswerStatus.PENDING, error=None, image_ids=image_ids)
-        self._replace_turn(self._answers[place.message_id], lambda _: asked)
+        self._replace_turn(self._answers[platform_turn.message_id], lambda _: asked)
         return await self._answer_or_refuse(turn.turn_id, error)
 
-    async def retract(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
-        place = await self.find_message(platform, workspace, message_id)
-        if place is None or place.message_id != message_id:
+    async def retract(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
+        platform_turn = await self.find_message(platform, workspace, message_id)
+        if platform_turn is None or platform_turn.message_id != message_id:
             return None
-        await self._forget_turns([place.turn_id])
-        return place
+        await self._forget_turns([platform_turn.turn_id])
+        return platform_turn
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:
-        if turn_id not in self.places:
+        if turn_id not in self.platform_turns:
             return None
         return self._running_turns.get(turn_id) or await self._answer_or_refuse(turn_id, None)
 
     def running_turn(self, turn_id: int) -> Answer | None:
         return self._running_turns.get(turn_id)
 
-    async def find_turn(self, turn_id: int) -> TurnPlace | None:
-        return self.places.get(turn_id)
+    async def find_turn(self, turn_id: int) -> PlatformTurn | None:
+        return self.platform_turns.get(turn_id)
 
-    async def find_message(self, platform: str, workspace: str, message_id: str) -> TurnPlace | None:
-        for place in self.places.values():
-            is_there = (place.key.platform, place.key.workspace) == (platform, workspace)
-            if is_there and message_id in (place.message_id, *place.reply_ids):
-                return place
+    async def find_message(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
+        for platform_turn in self.platform_turns.values():
+            is_there = (platform_turn.key.platform, platform_turn.key.workspace) == (platform, workspace)
+            if is_there and message_id in (platform_turn.message_id, *platform_turn.reply_ids):
+                return platform_turn
         return None
 
     async def has_chat(self, key: ThreadKey) -> bool:
@@ -241,19 +241,23 @@ class MemoryChatHandler:
         return len([key for key in keys if await self.delete_chat(key)])
 
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
-        if turn_id not in self.places:
+        if turn_id not in self.platform_turns:
             return
-        self.places[turn_id] = replace(self.places[turn_id], reply_ids=tuple(reply_ids))
+        self.platform_turns[turn_id] = replace(self.platform_turns[turn_id], reply_ids=tuple(reply_ids))
         async with self.changed:
             (self.delivered.add if is_delivered else self.delivered.discard)(turn_id)
             self.changed.notify_all()
 
-    async def undelivered(self, platform: str) -> Sequence[tuple[TurnPlace, Answer]]:
-        places = [self.places[turn_id] for turn_id in sorted(self.places) if turn_id not in self.delivered]
-        return [(place, self._answers[place.message_id]) for place in places if place.key.platform == platform]
+    async def undelivered(self, platform: str) -> Sequence[tuple[PlatformTurn, Answer]]:
+        platform_turns = [self.platform_turns[turn_id] for turn_id in sorted(self.platform_turns) if turn_id not in self.delivered]
+        return [
+            (platform_turn, self._answers[platform_turn.message_id])
+            for platform_turn in platform_turns
+            if platform_turn.key.platform == platform
+        ]
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
-        if turn_id not in self.places:
+        if turn_id not in self.platform_turns:
             return False
         self.ratings[turn_id, author_id] = is_helpful
         return True
@@ -261,12 +265,21 @@ class MemoryChatHandler:
     async def forget_author(self, platform: str, author_id: str) -> int:
         for rating in [rating for rating in self.ratings if rating[1] == author_id]:
             del self.ratings[rating]
-        places = [place for place in self.places.values() if (place.key.platform, place.author_id) == (platform, author_id)]
-        await self._forget_turns([place.turn_id for place in places])
-        return len(places)
+        platform_turns = [
+            platform_turn
+            for platform_turn in self.platform_turns.values()
+            if (platform_turn.key.platform, platform_turn.author_id) == (platform, author_id)
+        ]
+        await self._forget_turns([platform_turn.turn_id for platform_turn in platform_turns])
+        return len(platform_turns)
 
     async def quota(self, platform: str, workspace: str, author: Author) -> Quota:
-        return Quota(sum((place.key.platform, place.author_id) == (platform, author.id) for place in self.places.values()))
+        return Quota(
+            sum(
+                (platform_turn.key.platform, platform_turn.author_id) == (platform, author.id)
+                for platform_turn in self.platform_turns.values()
+            )
+        )
 
     async def read_note(self, platform: str, name: str) -> str | None:
         return self.notes.get((platform, name))
@@ -279,7 +292,7 @@ class MemoryChatHandler:
     def _turns(self, key: ThreadKey) -> tuple[TurnView, ...]:
         return self._chats[key].turns if key in self._chats else ()
 
-    async def _read_pictures(self, message: IncomingMessage, before: Sequence[TurnView]) -> tuple[tuple[str, ...], str | None]:
+    async def _read_images(self, message: IncomingMessage, before: Sequence[TurnView]) -> tuple[tuple[str, ...], str | None]:
         """The pictures of a message after these turns; and why one of them cannot be used."""
         attachments: Sequence[Attachment] = message.attachments
         if not attachments and message.look_back is not None and not any(turn.image_ids for turn in before):
@@ -288,8 +301,8 @@ class MemoryChatHandler:
         for attachment in attachments:
             try:
                 data = await attachment.fetch(20_000_000)
-                with Image.open(io.BytesIO(data)) as picture:
-                    media_type = Image.MIME[picture.format or ""]
+                with Image.open(io.BytesIO(data)) as image:
+                    media_type = Image.MIME[image.format or ""]
             except AttachmentError as reason:
                 error = f"I could not use {attachment.name}: {reason}."
             except OSError:
@@ -301,9 +314,9 @@ class MemoryChatHandler:
         return tuple(image_ids), error
 
     async def _answer_or_refuse(self, turn_id: int, error: str | None) -> WrittenAnswer:
-        place = self.places[turn_id]
+        platform_turn = self.platform_turns[turn_id]
         self.delivered.discard(turn_id)
-        answer = self._answers[place.message_id] = WrittenAnswer(place.key, turn_id)
+        answer = self._answers[platform_turn.message_id] = WrittenAnswer(platform_turn.key, turn_id)
         if error is None:
             self._running_turns[turn_id] = answer
             self._begin(answer)
@@ -330,12 +343,12 @@ class MemoryChatHandler:
 
     def _forget(self, turn_id: int) -> None:
         """The turn, and its chat when that is empty now."""
-        place = self.places.pop(turn_id)
-        self._answers.pop(place.message_id, None)
-        chat = self._chats[place.key]
-        self._chats[place.key] = replace(chat, turns=tuple(turn for turn in chat.turns if turn.turn_id != turn_id))
-        if not self._chats[place.key].turns:
-            del self._chats[place.key]
+        platform_turn = self.platform_turns.pop(turn_id)
+        self._answers.pop(platform_turn.message_id, None)
+        chat = self._chats[platform_turn.key]
+        self._chats[platform_turn.key] = replace(chat, turns=tuple(turn for turn in chat.turns if turn.turn_id != turn_id))
+        if not self._chats[platform_turn.key].turns:
+            del self._chats[platform_turn.key]
 
     def _replace_turn(self, answer: WrittenAnswer, change: Callable[[TurnView], TurnView]) -> None:
         chat = self._chats.get(answer.key)

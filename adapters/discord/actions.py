@@ -14,28 +14,28 @@ from typing import Any
 import discord
 
 from adapters.base import Attachment, IncomingMessage, ThreadHandler, ThreadKey
-from adapters.desk import NOT_ALLOWED, Desk
+from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.buttons import ForgetButton
-from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.destination import DIRECT, TOKEN_SECONDS, Destination
 from adapters.discord.files import Downloads
-from adapters.discord.pictures import Source, attachments_of
-from adapters.discord.places import DIRECT, TOKEN_SECONDS, Place
+from adapters.discord.images import Source, attachments_of
+from adapters.discord.modal import QuestionModal, message_of, question_in
 from adapters.discord.surface import DiscordSurface, original_id
 from adapters.discord.translate import Translator, author_of
-from adapters.discord.window import QuestionWindow, message_of, question_in
-from adapters.surface import Control, PlaceGone, TryLater
+from adapters.dispatcher import NOT_ALLOWED, Dispatcher
+from adapters.surface import Control, DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
 PLATFORM = "discord"
 ALT_TEXT_QUESTION = "Describe this picture for somebody who cannot see it, in one or two plain sentences."
-NO_PICTURE_HERE = "I see no picture in this message. Choose a message that has one."
+NO_IMAGE_HERE = "I see no picture in this message. Choose a message that has one."
 NOTHING_TO_RESET = "There is no chat of ours here. Use /reset in the thread or the direct message in which we chat."
 FORGET_QUESTION = (
     "I would delete all that I have stored about you: your questions with their pictures and answers, on all servers. "
     "The messages here stay; they are yours to delete."
 )
-WINDOW_LOST = "I was away while you wrote, and cannot read that message any more. Please choose it again."
+MODAL_LOST = "I was away while you wrote, and cannot read that message any more. Please choose it again."
 SOMETHING_WRONG = "Something went wrong on my side. Please try again."
 _HELP = (
     "Post a picture and mention me in the same message: I answer in a thread, and {follow}. You can also reply to a picture and "
@@ -53,7 +53,7 @@ Interaction = discord.Interaction[discord.Client]
 class Actions:
     def __init__(
         self,
-        desk: Desk,
+        dispatcher: Dispatcher,
         handler: ThreadHandler,
         translator: Translator,
         downloads: Downloads,
@@ -61,12 +61,12 @@ class Actions:
         *,
         has_content: bool,
     ) -> None:
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._handler = handler
         self._translator = translator
         self._downloads = downloads
         self._client = client
-        self.open_windows: set[str] = set()
+        self.open_modals: set[str] = set()
         self.help = _HELP.format(follow=_FOLLOW_ALL if has_content else _FOLLOW_MENTIONS)
 
     async def is_allowed(self, interaction: Interaction) -> bool:
@@ -79,15 +79,15 @@ class Actions:
         if (category_id := getattr(channel, "category_id", None)) is not None:
             places.add(str(category_id))
         person, is_direct = author_of(interaction.user), interaction.guild_id is None
-        is_allowed = self._desk.is_allowed(person, _workspace(interaction), places, is_direct=is_direct)
+        is_allowed = self._dispatcher.is_allowed(person, _workspace(interaction), places, is_direct=is_direct)
         if not is_allowed:
             await self.tell(interaction, NOT_ALLOWED)
         return is_allowed
 
     async def tell(self, interaction: Interaction, sentence: str, view: discord.ui.View | None = None) -> None:
         """For this person alone."""
-        with contextlib.suppress(PlaceGone, TryLater, CannotEdit):
-            async with calling():
+        with contextlib.suppress(DestinationGone, TryLater, CannotEdit):
+            async with translated_errors():
                 if interaction.response.is_done():
                     await interaction.followup.send(sentence, ephemeral=True)
                 elif view is None:
@@ -97,7 +97,7 @@ class Actions:
 
     async def report(self, interaction: Interaction, error: BaseException) -> None:
         """What a person asked for did not work: say so to that person, and to who runs the program unless it is Discord's fault."""
-        if isinstance(error, PlaceGone | TryLater | CannotEdit):
+        if isinstance(error, DestinationGone | TryLater | CannotEdit):
             log.info("A command on Discord could not be answered: Discord did not take it, or it took too long.")
         else:
             log.error("A command on Discord could not be dealt with.", exc_info=error)
@@ -113,14 +113,14 @@ class Actions:
         self, interaction: Interaction, attachments: Sequence[Attachment], question: str, *, is_alt_text: bool = False
     ) -> None:
         """The answer stands as the reply to the command, and is a chat that goes on by replies to it."""
-        async with calling():
+        async with translated_errors():
             await interaction.response.defer(ephemeral=is_alt_text, thinking=True)
         await self._answer(interaction, attachments, question, is_alt_text=is_alt_text)
 
     async def _answer(
         self, interaction: Interaction, attachments: Sequence[Attachment], question: str, *, is_alt_text: bool = False
     ) -> None:
-        place = Place(
+        destination = Destination(
             guild=_workspace(interaction),
             channel=str(interaction.channel_id),
             application=str(interaction.application_id),
@@ -129,47 +129,47 @@ class Actions:
             is_member=not is_alt_text and _is_member(interaction),
             is_alt_text=is_alt_text,
         )
-        key = ThreadKey(PLATFORM, place.guild, place.channel, str(interaction.id))
+        key = ThreadKey(PLATFORM, destination.guild, destination.channel, str(interaction.id))
         message = IncomingMessage(
-            key, str(interaction.id), author_of(interaction.user), question, tuple(attachments), None, str(place)
+            key, str(interaction.id), author_of(interaction.user), question, tuple(attachments), None, str(destination)
         )
-        await self._desk.ask(message, DiscordSurface(self._client, place), reply_ids=(original_id(interaction.id),))
+        await self._dispatcher.ask(message, DiscordSurface(self._client, destination), reply_ids=(original_id(interaction.id),))
 
     async def ask_about_message(self, interaction: Interaction, message: discord.Message) -> None:
-        """Asks for the question in a window first."""
-        pictures = self._translator.pictures_of(message)
-        if not pictures:
-            return await self.tell(interaction, NO_PICTURE_HERE)
-        window = QuestionWindow(self, message, pictures)
-        self.open_windows.add(window.custom_id)
-        async with calling():
-            await interaction.response.send_modal(window)
+        """Asks for the question in a modal first."""
+        images = self._translator.images_of(message)
+        if not images:
+            return await self.tell(interaction, NO_IMAGE_HERE)
+        modal = QuestionModal(self, message, images)
+        self.open_modals.add(modal.custom_id)
+        async with translated_errors():
+            await interaction.response.send_modal(modal)
         return None
 
-    async def on_window(self, interaction: Interaction) -> None:
-        """A window was sent. Those that were opened before a restart, or long ago, are only known by their ids."""
+    async def on_modal(self, interaction: Interaction) -> None:
+        """A modal was sent. Those that were opened before a restart, or long ago, are only known by their ids."""
         data: Any = interaction.data or {}
         custom_id = str(data.get("custom_id"))
         message_id = message_of(custom_id)
-        if message_id is None or custom_id in self.open_windows:
-            self.open_windows.discard(custom_id)
+        if message_id is None or custom_id in self.open_modals:
+            self.open_modals.discard(custom_id)
             return
         if not await self.is_allowed(interaction):
             return
-        async with calling():
+        async with translated_errors():
             await interaction.response.defer(thinking=True)
         message = await self._translator.read(interaction.channel_id or 0, interaction.guild_id, message_id)
-        pictures = () if message is None else self._translator.pictures_of(message)
-        if pictures:
-            await self._answer(interaction, pictures, question_in(data))
+        images = () if message is None else self._translator.images_of(message)
+        if images:
+            await self._answer(interaction, images, question_in(data))
         else:
-            await self.tell(interaction, WINDOW_LOST)
+            await self.tell(interaction, MODAL_LOST)
 
     async def describe(self, interaction: Interaction, message: discord.Message) -> None:
-        pictures = self._translator.pictures_of(message)
-        if not pictures:
-            return await self.tell(interaction, NO_PICTURE_HERE)
-        return await self.ask(interaction, pictures, ALT_TEXT_QUESTION, is_alt_text=True)
+        images = self._translator.images_of(message)
+        if not images:
+            return await self.tell(interaction, NO_IMAGE_HERE)
+        return await self.ask(interaction, images, ALT_TEXT_QUESTION, is_alt_text=True)
 
     # -- the rest ----------------------------------------------------------------------------------------------------------
 
@@ -182,14 +182,14 @@ class Actions:
     async def button(self, interaction: Interaction, control: Control, turn_id: int) -> None:
         if not await self.is_allowed(interaction):
             return
-        async with calling():
+        async with translated_errors():
             await interaction.response.defer()
         channel = interaction.channel
         if control is Control.REGENERATE and isinstance(channel, discord.Thread) and channel.archived and not channel.locked:
-            async with calling():
+            async with translated_errors():
                 await channel.edit(archived=False)
         person, is_moderator = author_of(interaction.user), interaction.permissions.manage_messages
-        sentence = await self._desk.on_button(control, turn_id, person, is_moderator=is_moderator)
+        sentence = await self._dispatcher.on_button(control, turn_id, person, is_moderator=is_moderator)
         if sentence is not None:
             await self.tell(interaction, sentence)
 
@@ -202,10 +202,10 @@ class Actions:
             key = key if await self._handler.has_chat(key) else None
         if key is None and (isinstance(channel, discord.Thread) or interaction.guild_id is None):
             key = await self._handler.latest_chat(PLATFORM, workspace, room)
-        await self.tell(interaction, NOTHING_TO_RESET if key is None else await self._desk.reset(key))
+        await self.tell(interaction, NOTHING_TO_RESET if key is None else await self._dispatcher.reset(key))
 
     async def quota(self, interaction: Interaction) -> None:
-        await self.tell(interaction, await self._desk.quota(_workspace(interaction), author_of(interaction.user)))
+        await self.tell(interaction, await self._dispatcher.quota(_workspace(interaction), author_of(interaction.user)))
 
     async def offer_forgetting(self, interaction: Interaction) -> None:
         view = discord.ui.View(timeout=None)
@@ -213,10 +213,10 @@ class Actions:
         await self.tell(interaction, FORGET_QUESTION, view)
 
     async def forget(self, interaction: Interaction) -> None:
-        async with calling():
+        async with translated_errors():
             await interaction.response.defer()
-        sentence = await self._desk.forget(str(interaction.user.id))
-        async with calling():
+        sentence = await self._dispatcher.forget(str(interaction.user.id))
+        async with translated_errors():
             await interaction.edit_original_response(content=sentence, view=None)
 
 

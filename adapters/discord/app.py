@@ -1,4 +1,4 @@
-"""The Discord adapter: signs in, keeps the connection, and gives everything to its parts; the desk decides."""
+"""The Discord adapter: signs in, keeps the connection, and gives everything to its parts; the dispatcher decides."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import discord
 from adapters.absence import CatchUp
 from adapters.access import Access
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
-from adapters.desk import Desk
 from adapters.discord.actions import PLATFORM, Actions
-from adapters.discord.calls import quiet_log
+from adapters.discord.api_errors import quiet_log
 from adapters.discord.catch_up import read_missed
 from adapters.discord.checks import NO_CONTENT, SignIn, TokenError, sign_in
 from adapters.discord.client import READY_SECONDS, AnyClient, Listener, logged, make_client, point_at
 from adapters.discord.commands import Commands, sync
+from adapters.discord.destination import parse_destination
 from adapters.discord.files import Downloads
-from adapters.discord.places import read_place
 from adapters.discord.setup import WRONG_TOKEN, invite_link
 from adapters.discord.surface import DiscordSurface
-from adapters.discord.threads import begin_chat, place_in
+from adapters.discord.threads import begin_chat, destination_in
 from adapters.discord.translate import EMBED_SECONDS, Translator
+from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
-from adapters.surface import PlaceGone, Surface, TryLater
+from adapters.surface import DestinationGone, Surface, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +79,23 @@ class DiscordAdapter:
         self._has_content = True
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # -- the desk's Platform -----------------------------------------------------------------------------------------------
+    # -- the dispatcher's Platform -----------------------------------------------------------------------------------------------
 
     async def start(self, post: Post) -> tuple[ThreadKey, str]:
-        key, place = await begin_chat(self._connected(), post, has_content=self._has_content)
-        return key, str(place)
+        key, destination = await begin_chat(self._connected(), post, has_content=self._has_content)
+        return key, str(destination)
 
-    def reply_place(self, post: Post) -> str:
-        return str(place_in(self._connected(), post))
+    def destination(self, post: Post) -> str:
+        return str(destination_in(self._connected(), post))
 
-    def surface(self, reply_place: str) -> Surface:
-        place = read_place(reply_place)
-        place.has_token(time.time())
-        return DiscordSurface(self._connected, place)
+    def surface(self, destination: str) -> Surface:
+        parsed = parse_destination(destination)
+        parsed.has_token(time.time())
+        return DiscordSurface(self._connected, parsed)
 
     def _connected(self) -> AnyClient:
         if self._client is None:
-            raise PlaceGone
+            raise DestinationGone
         return self._client
 
     # -- serving -----------------------------------------------------------------------------------------------------------
@@ -103,25 +103,27 @@ class DiscordAdapter:
     async def run(self, handler: ThreadHandler) -> None:
         quiet_log()
         point_at(self._api_url, self._gateway_url)
-        desk = Desk(self, handler, Pace(CHANNEL_SECONDS, WRITES_PER_SECOND), access=self._access, catch_up=self._catch_up)
+        dispatcher = Dispatcher(
+            self, handler, Pace(CHANNEL_SECONDS, WRITES_PER_SECOND), access=self._access, catch_up=self._catch_up
+        )
         async with aiohttp.ClientSession() as session:
             try:
-                await self._serve(handler, desk, Downloads(session, self._api_url))
+                await self._serve(handler, dispatcher, Downloads(session, self._api_url))
             finally:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
-                await desk.close()
+                await dispatcher.close()
                 if self._client is not None:
                     await self._client.close()
 
-    async def _serve(self, handler: ThreadHandler, desk: Desk, downloads: Downloads) -> None:
+    async def _serve(self, handler: ThreadHandler, dispatcher: Dispatcher, downloads: Downloads) -> None:
         """A connection after the other: each ends only when Discord does not take it back."""
         may_read_content, wait_seconds = True, 1.0
         while True:
             found = await self._sign_in()
             self._has_content = found.has_content and may_read_content
-            client = self._make_client(handler, desk, downloads, found)
+            client = self._make_client(handler, dispatcher, downloads, found)
             try:
                 await self._connect(client)
             except discord.LoginFailure as error:
@@ -135,7 +137,7 @@ class DiscordAdapter:
                     raise AdapterError(_FATAL_CODES[error.code]) from error
             except (discord.HTTPException, discord.GatewayNotFound, aiohttp.ClientError, OSError) as error:
                 log.warning("The connection to Discord broke (%s); I try again.", type(error).__name__)
-            desk.disconnected()
+            dispatcher.disconnected()
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, _MAX_RETRY_SECONDS)
 
@@ -151,11 +153,11 @@ class DiscordAdapter:
             await earlier.close()
         await client.connect()
 
-    def _make_client(self, handler: ThreadHandler, desk: Desk, downloads: Downloads, found: SignIn) -> AnyClient:
+    def _make_client(self, handler: ThreadHandler, dispatcher: Dispatcher, downloads: Downloads, found: SignIn) -> AnyClient:
         has_content = self._has_content
         client = make_client(has_content=has_content, num_shards=found.num_shards, ready_seconds=self._ready_seconds)
         translator = Translator(client, downloads, has_content=has_content, embed_seconds=self._embed_seconds)
-        client.actions = Actions(desk, handler, translator, downloads, self._connected, has_content=has_content)
+        client.actions = Actions(dispatcher, handler, translator, downloads, self._connected, has_content=has_content)
         commands = Commands(client, client.actions)
         remarks = [] if has_content else [f"Discord: {NO_CONTENT}"]
 
@@ -167,20 +169,20 @@ class DiscordAdapter:
                 remarks.append(f"Discord: {_SYNC_FAILED}")
 
         async def when_ready() -> None:
-            since = await desk.missed_since()
-            desk.connected()
+            since = await dispatcher.missed_since()
+            dispatcher.connected()
             if not self.started.is_set():
                 if not client.guilds:
                     remarks.append(f"Discord: I am on no server yet. Invite me: {invite_link(found.application_id)}")
                 self.where, self.remarks = _where(client), tuple(remarks)
                 self.started.set()
-                await desk.resume()
+                await dispatcher.resume()
             if since is not None:
-                num_answered = await desk.answer_missed(await read_missed(client, translator, handler, since))
+                num_answered = await dispatcher.answer_missed(await read_missed(client, translator, handler, since))
                 if num_answered:
                     log.info("Answered %d messages on Discord that were written while I was away.", num_answered)
 
-        Listener(client, desk, translator, set_up, when_ready, self._begin)
+        Listener(client, dispatcher, translator, set_up, when_ready, self._begin)
         return client
 
     async def _sign_in(self) -> SignIn:

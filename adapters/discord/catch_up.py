@@ -11,15 +11,15 @@ import discord
 
 from adapters.base import ThreadHandler
 from adapters.discord.actions import PLATFORM
-from adapters.discord.calls import CannotEdit, calling
-from adapters.discord.places import DIRECT
+from adapters.discord.api_errors import CannotEdit, translated_errors
+from adapters.discord.destination import DIRECT
 from adapters.discord.translate import Translator, is_automatic_message
 from adapters.post import Post
-from adapters.surface import PlaceGone, TryLater
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
-MAX_PLACES = 50
+MAX_ROOMS = 50
 MAX_MESSAGES = 100  # in each
 MAX_ARCHIVED = 20  # threads that are looked for
 _THREAD_AGE = timedelta(days=2)
@@ -34,14 +34,14 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
     rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)]
     rooms += await _archived_rooms(client, handler, since) + await _direct_rooms(client, handler)
     newer = sorted((room for room in rooms if _newest_in(room) > after.id), key=_newest_in, reverse=True)
-    if len(newer) > MAX_PLACES:
-        log.info("I look for missed messages in the %d places of %d where something was said last.", MAX_PLACES, len(newer))
+    if len(newer) > MAX_ROOMS:
+        log.info("I look for missed messages in the %d places of %d where something was said last.", MAX_ROOMS, len(newer))
     posts = []
-    for room in newer[:MAX_PLACES]:
+    for room in newer[:MAX_ROOMS]:
         try:
-            async with calling():
+            async with translated_errors():
                 messages = [message async for message in room.history(limit=MAX_MESSAGES, after=after, oldest_first=False)]
-        except (PlaceGone, TryLater, CannotEdit):
+        except (DestinationGone, TryLater, CannotEdit):
             continue
         posts += [
             await translator.post(message)
@@ -81,14 +81,14 @@ async def _archived_rooms(client: discord.Client, handler: ThreadHandler, since:
 async def _direct_rooms(client: discord.Client, handler: ThreadHandler) -> list[Room]:
     """Discord does not tell a bot its direct messages; the chats do."""
     channel_ids = dict.fromkeys(chat.key.channel for chat in await handler.list_chats(PLATFORM, DIRECT))
-    found = [await _fetch(client, int(channel_id)) for channel_id in list(channel_ids)[:MAX_PLACES]]
+    found = [await _fetch(client, int(channel_id)) for channel_id in list(channel_ids)[:MAX_ROOMS]]
     return [channel for channel in found if isinstance(channel, discord.DMChannel)]
 
 
 async def _fetch(client: discord.Client, channel_id: int) -> object:
     """None when it is gone or cannot be read."""
     try:
-        async with calling():
+        async with translated_errors():
             return await client.fetch_channel(channel_id)
-    except (PlaceGone, TryLater, CannotEdit, discord.InvalidData):
+    except (DestinationGone, TryLater, CannotEdit, discord.InvalidData):
         return None

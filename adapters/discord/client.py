@@ -1,4 +1,4 @@
-"""discord.py's client, and what happens there as calls of the desk. Every event is dealt with in a task of our own."""
+"""discord.py's client, and what happens there as calls of the dispatcher. Every event is dealt with in a task of our own."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from weakref import WeakValueDictionary
 import discord
 from yarl import URL
 
-from adapters.desk import Desk
 from adapters.discord.actions import Actions, Interaction
+from adapters.discord.api_errors import CannotEdit
 from adapters.discord.buttons import AnswerButton, ForgetButton
-from adapters.discord.calls import CannotEdit
-from adapters.discord.places import DIRECT
+from adapters.discord.destination import DIRECT
 from adapters.discord.setup import API_URL
 from adapters.discord.translate import Translator, is_automatic_message
+from adapters.dispatcher import Dispatcher
 from adapters.post import Post
-from adapters.surface import PlaceGone, TryLater
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +69,14 @@ class Listener:
     def __init__(
         self,
         client: AnyClient,
-        desk: Desk,
+        dispatcher: Dispatcher,
         translator: Translator,
         set_up: Callable[[], Awaitable[None]],
         when_ready: Callable[[], Coroutine[Any, Any, None]],
         begin: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._client = client
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._translator = translator
         self._set_up = set_up
         self._when_ready = when_ready
@@ -117,44 +117,44 @@ class Listener:
             self._begin(self._when_ready())
 
     async def on_resumed(self) -> None:
-        self._desk.connected()
+        self._dispatcher.connected()
 
     async def on_disconnect(self) -> None:
-        self._desk.disconnected()
+        self._dispatcher.disconnected()
 
     async def on_interaction(self, interaction: Interaction) -> None:
         if interaction.type is discord.InteractionType.modal_submit:
             actions = self._client.actions
-            self._begin(actions.reported(interaction, actions.on_window(interaction)))
+            self._begin(actions.reported(interaction, actions.on_modal(interaction)))
 
     async def on_message(self, message: discord.Message) -> None:
         if not is_automatic_message(message) and self._translator.is_readable(message):
-            self._begin(self._in_order(message, self._desk.on_post))
+            self._begin(self._in_order(message, self._dispatcher.on_post))
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         message = payload.message
         self._translator.saw_update(message)
         if message.edited_at is not None and not is_automatic_message(message) and self._translator.is_readable(message):
-            self._begin(self._in_order(message, self._desk.on_edit))
+            self._begin(self._in_order(message, self._dispatcher.on_edit))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        self._begin(self._desk.on_delete(_workspace(payload.guild_id), str(payload.message_id)))
+        self._begin(self._dispatcher.on_delete(_workspace(payload.guild_id), str(payload.message_id)))
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         for message_id in payload.message_ids:
-            self._begin(self._desk.on_delete(_workspace(payload.guild_id), str(message_id)))
+            self._begin(self._dispatcher.on_delete(_workspace(payload.guild_id), str(message_id)))
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
-        self._begin(self._desk.on_room_gone(str(payload.guild_id), str(payload.thread_id)))
+        self._begin(self._dispatcher.on_room_gone(str(payload.guild_id), str(payload.thread_id)))
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
-        self._begin(self._desk.on_room_gone(str(channel.guild.id), str(channel.id)))
+        self._begin(self._dispatcher.on_room_gone(str(channel.guild.id), str(channel.id)))
         for thread in getattr(channel, "threads", ()):
-            self._begin(self._desk.on_room_gone(str(channel.guild.id), str(thread.id)))
+            self._begin(self._dispatcher.on_room_gone(str(channel.guild.id), str(thread.id)))
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         for room in (*guild.channels, *guild.threads):
-            self._begin(self._desk.on_room_gone(str(guild.id), str(room.id)))
+            self._begin(self._dispatcher.on_room_gone(str(guild.id), str(room.id)))
 
     async def _in_order(self, message: discord.Message, take: Callable[[Post], Coroutine[Any, Any, None]]) -> None:
         """Understanding a message may take a while (its links); those after it in the same conversation wait for that."""
@@ -171,7 +171,7 @@ class Listener:
 async def logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
-    except (PlaceGone, TryLater, CannotEdit):
+    except (DestinationGone, TryLater, CannotEdit):
         log.info("Something that happened on Discord could not be dealt with: its place is gone or Discord did not answer.")
     except Exception:
         log.exception("Something that happened on Discord could not be dealt with.")

@@ -18,11 +18,11 @@ from typing import Any, cast
 
 import discord
 
+from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.buttons import custom_ids, view_of
-from adapters.discord.calls import CannotEdit, calling
-from adapters.discord.places import Place
+from adapters.discord.destination import Destination
 from adapters.markdown import heal
-from adapters.surface import Page, PlaceGone, TryLater
+from adapters.surface import DestinationGone, Page, TryLater
 
 MAX_MESSAGE_CHARS = 2_000
 CANNOT_REPLY = 160002  # without the right to read what was said before
@@ -68,16 +68,16 @@ def cut_at_sentence(text: str, max_chars: int) -> str:
 class DiscordSurface:
     """`clock` gives seconds since 1970."""
 
-    def __init__(self, client: Callable[[], discord.Client], place: Place, *, clock: Clock = time.time) -> None:
+    def __init__(self, client: Callable[[], discord.Client], destination: Destination, *, clock: Clock = time.time) -> None:
         """`client`: the one that is signed in now; it may be replaced while an answer is written."""
-        self.channel = place.channel
-        self.max_page_chars = MAX_MESSAGE_CHARS - (_HINT_ROOM if place.has_hint else 0)
-        if place.is_alt_text:
+        self.channel = destination.channel
+        self.max_page_chars = MAX_MESSAGE_CHARS - (_HINT_ROOM if destination.has_hint else 0)
+        if destination.is_alt_text:
             self.max_page_chars = _ENDLESS  # one message, which shows its beginning
-        elif place.token and not place.is_member:
+        elif destination.token and not destination.is_member:
             self.max_page_chars -= _CUT_ROOM
         self._client = client
-        self._place = place
+        self._destination = destination
         self._clock = clock
         self._follow_ups: dict[str, Page] = {}  # with the token, as far as this surface wrote them
         self._nonce: str | None = None
@@ -118,7 +118,7 @@ class DiscordSurface:
         if is_original:
             return await self.post(page)
         try:
-            async with calling():
+            async with translated_errors():
                 await self._partial(reply_id).edit(content=self._render(page), view=view_of(page))
         except CannotEdit:
             moved_to = await self.post(page)
@@ -138,21 +138,21 @@ class DiscordSurface:
             elif not reply_id.startswith(_ORIGINAL):
                 async with _writing():
                     await self._partial(reply_id).delete()
-        except PlaceGone:
+        except DestinationGone:
             pass
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
     def _render(self, page: Page) -> str:
-        if self._place.is_alt_text:
+        if self._destination.is_alt_text:
             page = replace(page, text=cut_at_sentence(page.text, MAX_ALT_TEXT_CHARS), controls=())
         is_last = not page.is_open and bool(page.controls or page.notices)
-        return render(page, hint=HINT if self._place.has_hint and is_last else None)
+        return render(page, hint=HINT if self._destination.has_hint and is_last else None)
 
     async def _send(self, content: str, page: Page, nonce: str) -> discord.Message:
         messages, more = self._messages(), _with_view(page)
-        if self._place.reply_to and not self._has_replied:
-            reply_to = int(self._place.reply_to)
+        if self._destination.reply_to and not self._has_replied:
+            reply_to = int(self._destination.reply_to)
             reference = discord.MessageReference(message_id=reply_to, channel_id=messages.id, fail_if_not_exists=False)
             try:
                 return await messages.send(content, nonce=nonce, suppress_embeds=True, reference=reference, **more)
@@ -162,7 +162,7 @@ class DiscordSurface:
         return await messages.send(content, nonce=nonce, suppress_embeds=True, **more)
 
     async def _follow_up(self, page: Page) -> str:
-        if len(self._follow_ups) >= MAX_FOLLOW_UPS and not self._place.is_member:
+        if len(self._follow_ups) >= MAX_FOLLOW_UPS and not self._destination.is_member:
             await self._cut(page)
             return _CUT_ID
         webhook = self._webhook()
@@ -180,12 +180,12 @@ class DiscordSurface:
 
     async def _edit_with_token(self, name: str, page: Page) -> str:
         """discord.py's own way has no flags, without which links would unfurl. Returns the message's id."""
-        view = None if self._place.is_alt_text else view_of(page)
+        view = None if self._destination.is_alt_text else view_of(page)
         route = discord.http.Route(
             "PATCH",
             "/webhooks/{webhook_id}/{webhook_token}/messages/" + name,
-            webhook_id=self._place.application,
-            webhook_token=self._place.token,
+            webhook_id=self._destination.application,
+            webhook_token=self._destination.token,
         )
         payload = {
             "content": self._render(page),
@@ -199,19 +199,19 @@ class DiscordSurface:
 
     def _first_nonce(self, turn_id: int | None) -> str:
         """The question's place stands in it too: another database counts its turns anew."""
-        return hashlib.blake2b(f"{self._place} {turn_id}".encode(), digest_size=12).hexdigest()
+        return hashlib.blake2b(f"{self._destination} {turn_id}".encode(), digest_size=12).hexdigest()
 
     def _has_token(self) -> bool:
-        return self._place.has_token(self._clock())
+        return self._destination.has_token(self._clock())
 
     def _webhook(self) -> discord.Webhook:
-        webhook = discord.Webhook.partial(int(self._place.application), self._place.token, client=self._client())
+        webhook = discord.Webhook.partial(int(self._destination.application), self._destination.token, client=self._client())
         webhook.type = discord.WebhookType.application
         return webhook
 
     def _messages(self) -> discord.PartialMessageable:
-        guild_id = int(self._place.guild) if self._place.guild.isdecimal() else None
-        return self._client().get_partial_messageable(int(self._place.channel), guild_id=guild_id)
+        guild_id = int(self._destination.guild) if self._destination.guild.isdecimal() else None
+        return self._client().get_partial_messageable(int(self._destination.channel), guild_id=guild_id)
 
     def _partial(self, reply_id: str) -> discord.PartialMessage:
         return self._messages().get_partial_message(int(reply_id))
@@ -220,7 +220,7 @@ class DiscordSurface:
 @contextlib.asynccontextmanager
 async def _writing() -> AsyncIterator[None]:
     try:
-        async with calling():
+        async with translated_errors():
             yield
     except CannotEdit as error:
         raise TryLater(_OLD_EDIT_SECONDS) from error

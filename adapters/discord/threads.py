@@ -10,11 +10,11 @@ import discord
 
 from adapters.base import ThreadKey
 from adapters.discord.actions import PLATFORM
-from adapters.discord.calls import CannotEdit, calling
-from adapters.discord.pictures import LINK
-from adapters.discord.places import DIRECT, Place
+from adapters.discord.api_errors import CannotEdit, translated_errors
+from adapters.discord.destination import DIRECT, Destination
+from adapters.discord.images import LINK
 from adapters.post import Post
-from adapters.surface import PlaceGone, TryLater
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -27,27 +27,29 @@ CANNOT_WRITE = (
 _MARKS = re.compile(r"[*_`~|>#\\]+")
 
 
-async def begin_chat(client: discord.Client, post: Post, *, has_content: bool) -> tuple[ThreadKey, Place]:
+async def begin_chat(client: discord.Client, post: Post, *, has_content: bool) -> tuple[ThreadKey, Destination]:
     """A message that already stands in a thread, a direct message, or a channel without threads is answered in place.
 
-    Raises PlaceGone.
+    Raises DestinationGone.
     """
     has_hint = not has_content and post.workspace != DIRECT
     thread_id = await _open_thread(client, post)
     if thread_id is None and await _tell_that_i_cannot_write(client, post):
-        raise PlaceGone
+        raise DestinationGone
     if thread_id is not None:
-        return ThreadKey(PLATFORM, post.workspace, post.channel, thread_id), Place(post.workspace, thread_id, has_hint=has_hint)
-    place = Place(post.workspace, post.room, reply_to=post.message_id, has_hint=has_hint)
-    return ThreadKey(PLATFORM, post.workspace, post.room, post.message_id), place
+        return ThreadKey(PLATFORM, post.workspace, post.channel, thread_id), Destination(
+            post.workspace, thread_id, has_hint=has_hint
+        )
+    destination = Destination(post.workspace, post.room, reply_to=post.message_id, has_hint=has_hint)
+    return ThreadKey(PLATFORM, post.workspace, post.room, post.message_id), destination
 
 
-def place_in(client: discord.Client, post: Post) -> Place:
+def destination_in(client: discord.Client, post: Post) -> Destination:
     """Where an answer goes within a chat. In a thread of our own it needs no reply."""
     channel = client.get_channel(int(post.room))
     own_id = client.user.id if client.user is not None else 0
     is_ours = isinstance(channel, discord.Thread) and channel.owner_id == own_id
-    return Place(post.workspace, post.room, reply_to="" if is_ours else post.message_id)
+    return Destination(post.workspace, post.room, reply_to="" if is_ours else post.message_id)
 
 
 async def _tell_that_i_cannot_write(client: discord.Client, post: Post) -> bool:
@@ -61,10 +63,10 @@ async def _tell_that_i_cannot_write(client: discord.Client, post: Post) -> bool:
     if rights.send_messages_in_threads if isinstance(channel, discord.Thread) else rights.send_messages:
         return False
     try:
-        async with calling():
+        async with translated_errors():
             person = await client.fetch_user(int(post.author.id))
             await person.send(CANNOT_WRITE.format(name=channel.mention))
-    except (PlaceGone, TryLater, CannotEdit):
+    except (DestinationGone, TryLater, CannotEdit):
         log.info("Somebody asked on Discord where I may not write, and takes no direct message either.")
     return True
 
@@ -77,7 +79,7 @@ async def _open_thread(client: discord.Client, post: Post) -> str | None:
     if not (rights.create_public_threads and rights.send_messages_in_threads):
         return None
     try:
-        async with calling():
+        async with translated_errors():
             try:
                 message = channel.get_partial_message(int(post.message_id))
                 thread = await message.create_thread(name=thread_name(post.text), auto_archive_duration=ARCHIVE_MINUTES)
@@ -85,7 +87,7 @@ async def _open_thread(client: discord.Client, post: Post) -> str | None:
                 if error.code != THREAD_EXISTS:
                     raise
                 return post.message_id  # a message's thread has the message's id
-    except (PlaceGone, TryLater, CannotEdit):
+    except (DestinationGone, TryLater, CannotEdit):
         log.info("No thread could be opened on Discord; the answer goes into the channel.")
         return None
     return str(thread.id)

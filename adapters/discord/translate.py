@@ -1,4 +1,4 @@
-"""Discord's messages as the desk's posts."""
+"""Discord's messages as the dispatcher's posts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TypeVar
 import discord
 
 from adapters.base import Attachment, Author, LookBack
-from adapters.discord.calls import CannotEdit, calling
+from adapters.discord.api_errors import CannotEdit, translated_errors
+from adapters.discord.destination import DIRECT
 from adapters.discord.files import Downloads
-from adapters.discord.pictures import attachments_of, has_unresolved_link, sources_in, unusable
-from adapters.discord.places import DIRECT
+from adapters.discord.images import attachments_of, has_unresolved_link, sources_in, unusable
 from adapters.post import Post
-from adapters.surface import PlaceGone, TryLater
+from adapters.surface import DestinationGone, TryLater
 
 EMBED_SECONDS = 3.0  # so long Discord may take to look at a link
 _NUM_LOOKED_BACK = 20
@@ -74,7 +74,7 @@ class Translator:
             reply_to=str(reference.message_id) if is_reply and reference is not None and reference.message_id else None,
             attachments=attachments,
             look_back=self._look_back(message, channel),
-            other_places=frozenset() if category_id is None else frozenset({str(category_id)}),
+            container_ids=frozenset() if category_id is None else frozenset({str(category_id)}),
         )
 
     def saw_update(self, message: discord.Message) -> None:
@@ -84,7 +84,7 @@ class Translator:
             if waiting := self._waiting.get(message.id):
                 waiting.set()
 
-    def pictures_of(self, message: discord.Message) -> tuple[Attachment, ...]:
+    def images_of(self, message: discord.Message) -> tuple[Attachment, ...]:
         """All that a message shows, previews of pages too."""
         sources = sources_in(message, with_previews=True)
         return attachments_of(sources, self._downloads, lambda: self._reread(message))
@@ -92,9 +92,9 @@ class Translator:
     async def read(self, channel_id: int, guild_id: int | None, message_id: int) -> discord.Message | None:
         """None when it is gone or cannot be read."""
         try:
-            async with calling():
+            async with translated_errors():
                 return await self._client.get_partial_messageable(channel_id, guild_id=guild_id).fetch_message(message_id)
-        except (PlaceGone, TryLater, CannotEdit):
+        except (DestinationGone, TryLater, CannotEdit):
             return None
 
     # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Translator:
         replied_to = await self._replied_to(message, may_ask=is_for_us)
         if replied_to is None or replied_to.author.id == self._own_id:
             return ()
-        return self.pictures_of(replied_to)
+        return self.images_of(replied_to)
 
     async def _with_embeds(self, message: discord.Message) -> discord.Message:
         """The message once Discord has looked at its links, or as it is."""
@@ -142,12 +142,12 @@ class Translator:
             if reference is not None and isinstance(reference.resolved, discord.DeletedReferencedMessage):
                 return (unusable("the message that you replied to", "it was deleted"),)
             replied_to = await self._replied_to(message, may_ask=True)
-            if replied_to is not None and (found := self.pictures_of(replied_to)):
+            if replied_to is not None and (found := self.images_of(replied_to)):
                 return found
-            if found := self.pictures_of(await self._with_embeds(message) if has_unresolved_link(message) else message):
+            if found := self.images_of(await self._with_embeds(message) if has_unresolved_link(message) else message):
                 return found
             async for earlier in self._earlier(message, channel):
-                if earlier.author.id != self._own_id and (found := self.pictures_of(earlier)):
+                if earlier.author.id != self._own_id and (found := self.images_of(earlier)):
                     return found
             return ()
 
@@ -158,9 +158,9 @@ class Translator:
         is_conversation = isinstance(channel, discord.Thread) or message.guild is None
         history: list[discord.Message] = []
         try:
-            async with calling():
+            async with translated_errors():
                 history = [each async for each in channel.history(limit=_NUM_LOOKED_BACK, before=message)]
-        except (PlaceGone, TryLater, CannotEdit):
+        except (DestinationGone, TryLater, CannotEdit):
             pass  # then we know of nothing earlier
         for earlier in history:
             is_same_person = earlier.author.id == message.author.id
@@ -195,9 +195,9 @@ class Translator:
         if channel.id in self._threads:
             return self._threads[channel.id]
         try:
-            async with calling():
+            async with translated_errors():
                 fetched = await self._client.fetch_channel(channel.id)
-        except (PlaceGone, TryLater, CannotEdit, discord.InvalidData):
+        except (DestinationGone, TryLater, CannotEdit, discord.InvalidData):
             return channel
         if not isinstance(fetched, discord.Thread):
             return channel

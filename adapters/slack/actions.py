@@ -9,21 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
-from adapters.desk import NOT_ALLOWED, Desk
+from adapters.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.post import Post
 from adapters.slack.blocks import plain, read_value
-from adapters.slack.place import Place, Posted
+from adapters.slack.destination import Destination, Posted
 from adapters.slack.setup import COMMAND
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator, message_id
-from adapters.slack.workspaces import Refused, Workspace, Workspaces, calling
-from adapters.surface import Control, PlaceGone, TryLater
+from adapters.slack.workspaces import Refused, Workspace, Workspaces, translated_errors
+from adapters.surface import Control, DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
 PLATFORM = "slack"
 ASK_VIEW = "threadsight_ask"
-_QUESTION, _PICTURES = "question", "pictures"
+_QUESTION, _IMAGES = "question", "pictures"
 _MAX_FILES = 10
 _NOT_HERE = "I am not a member of this channel. Invite me with /invite and ask again, or send me a direct message."
 HELP = (
@@ -38,8 +38,10 @@ Body = Mapping[str, Any]
 
 
 class Actions:
-    def __init__(self, desk: Desk, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, posted: Posted) -> None:
-        self._desk = desk
+    def __init__(
+        self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, posted: Posted
+    ) -> None:
+        self._dispatcher = dispatcher
         self._handler = handler
         self._translator = translator
         self._workspaces = workspaces
@@ -54,18 +56,18 @@ class Actions:
         key = ThreadKey(PLATFORM, post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2])
         if not (post.is_direct or post.is_mention or await self._handler.has_chat(key)):
             return False
-        if not self._desk.may_use(post):
+        if not self._dispatcher.may_use(post):
             return True
         workspace = await self._workspaces.find(post.workspace)
         match post.text.strip().lower():
             case "!reset":
                 if post.thread is None and post.is_direct:
                     key = await self._handler.latest_chat(PLATFORM, post.workspace, post.channel) or key
-                sentence = await self._desk.reset(key)
+                sentence = await self._dispatcher.reset(key)
             case "!forget":
-                sentence = await self._desk.forget(post.author.id)
+                sentence = await self._dispatcher.forget(post.author.id)
             case "!quota":
-                sentence = await self._desk.quota(post.workspace, post.author)
+                sentence = await self._dispatcher.quota(post.workspace, post.author)
             case _:
                 sentence = HELP
         await self._tell(workspace, post.channel, post.author.id, key.thread if post.thread else None, sentence)
@@ -83,7 +85,7 @@ class Actions:
         if self._is_allowed(workspace, person, channel):
             needs_right = control in (Control.STOP, Control.REGENERATE)
             is_moderator = needs_right and await workspace.is_admin(person.id)
-            sentence = await self._desk.on_button(control, turn_id, person, is_moderator=is_moderator)
+            sentence = await self._dispatcher.on_button(control, turn_id, person, is_moderator=is_moderator)
         else:
             sentence = NOT_ALLOWED
         if sentence is not None:
@@ -97,19 +99,19 @@ class Actions:
         answer = self._handler.running_answer(ThreadKey(PLATFORM, workspace.id, channel, thread))
         if answer is not None and answer.turn_id is not None:
             is_moderator = await workspace.is_admin(person.id)
-            sentence = await self._desk.on_button(Control.STOP, answer.turn_id, person, is_moderator=is_moderator)
+            sentence = await self._dispatcher.on_button(Control.STOP, answer.turn_id, person, is_moderator=is_moderator)
             if sentence is not None:
                 await self._tell(workspace, channel, person.id, thread, sentence)
         try:
-            async with calling():
+            async with translated_errors():
                 await workspace.client.agents_sessions_setStatus(channel_id=channel, thread_ts=thread, status="active")
-        except (PlaceGone, TryLater, Refused):
+        except (DestinationGone, TryLater, Refused):
             log.info("Slack did not take the end of an agent's session.")
 
     # -- questions by shortcut and command ---------------------------------------------------------------------------------
 
     async def open_question(self, workspace: Workspace, body: Body) -> None:
-        """The shortcut on a message: ask for the question in a window."""
+        """The shortcut on a message: ask for the question in a modal."""
         message, channel, person = body.get("message") or {}, str((body.get("channel") or {}).get("id") or ""), _person(body)
         files = list(message.get("files") or ())
         for shared in message.get("attachments") or ():
@@ -134,9 +136,9 @@ class Actions:
             return NOT_ALLOWED
         match str(body.get("text") or "").strip().lower():
             case "quota":
-                return await self._desk.quota(workspace.id, person)
+                return await self._dispatcher.quota(workspace.id, person)
             case "forget":
-                return await self._desk.forget(person.id)
+                return await self._dispatcher.forget(person.id)
             case "ask":
                 refusal = await self._refusal(workspace, person, channel)
                 if refusal is None:
@@ -148,37 +150,37 @@ class Actions:
                 return HELP
 
     async def answer_question(self, workspace: Workspace, body: Body) -> None:
-        """The window was sent off: ask in the message's thread, or in a thread of its own."""
+        """The modal was sent off: ask in the message's thread, or in a thread of its own."""
         view, person = body["view"], _person(body)
         what = json.loads(view["private_metadata"])
         values = view["state"]["values"]
         text = str(((values.get(_QUESTION) or {}).get(_QUESTION) or {}).get("value") or "")
-        files = list(((values.get(_PICTURES) or {}).get(_PICTURES) or {}).get("files") or ())
+        files = list(((values.get(_IMAGES) or {}).get(_IMAGES) or {}).get("files") or ())
         files += [{"id": file_id, "name": "the picture"} for file_id in what["files"]]
         channel, thread = str(what["channel"]), what["thread"]
         if not self._is_allowed(workspace, person, channel):
             return
         try:
             if thread is None:
-                async with calling():
-                    words = f"<@{person.id}> asks: {html.escape(text, quote=False) or 'What is in this picture?'}"
+                async with translated_errors():
+                    words = f"<@{person.id}> asks: {html.escape(text, quote=False) or 'What is in this image?'}"
                     root = await workspace.writing.chat_postMessage(
                         channel=channel, text=words, unfurl_links=False, unfurl_media=False, parse="none"
                     )
                 thread = str(root["ts"])
                 self._posted.add(f"{workspace.id}/{channel}:{thread}")
-            place = Place(workspace.id, channel, str(thread), person.id)
+            destination = Destination(workspace.id, channel, str(thread), person.id)
             attachments = await self._translator.attachments(workspace, {"files": [file for file in files if file.get("id")]})
             key = ThreadKey(PLATFORM, workspace.id, channel, str(thread))
             id_ = message_id(channel, str(view["id"]))
-            message = IncomingMessage(key, id_, person, text, attachments, None, str(place))
-            await self._desk.ask(message, SlackSurface(place, self._workspaces, self._posted))
-        except (PlaceGone, TryLater, Refused):
+            message = IncomingMessage(key, id_, person, text, attachments, None, str(destination))
+            await self._dispatcher.ask(message, SlackSurface(destination, self._workspaces, self._posted))
+        except (DestinationGone, TryLater, Refused):
             log.info("A question on Slack could not be answered in its place.")
             await self._tell(workspace, channel, person.id, None, "I could not write there. Am I still a member of this channel?")
 
     async def show_home(self, workspace: Workspace, user_id: str) -> None:
-        quota = await self._desk.quota(workspace.id, Author(user_id, user_id))
+        quota = await self._dispatcher.quota(workspace.id, Author(user_id, user_id))
         view = {
             "type": "home",
             "blocks": [
@@ -189,23 +191,23 @@ class Actions:
             ],
         }
         try:
-            async with calling():
+            async with translated_errors():
                 await workspace.client.views_publish(user_id=user_id, view=view)
-        except (PlaceGone, TryLater, Refused) as error:
+        except (DestinationGone, TryLater, Refused) as error:
             log.info("The home on Slack could not be shown (%s).", error or type(error).__name__)
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
     def _is_allowed(self, workspace: Workspace, person: Author, channel: str) -> bool:
-        return self._desk.is_allowed(person, workspace.id, {channel}, is_direct=channel.startswith("D"))
+        return self._dispatcher.is_allowed(person, workspace.id, {channel}, is_direct=channel.startswith("D"))
 
     async def _refusal(self, workspace: Workspace, person: Author, channel: str) -> str | None:
         if not self._is_allowed(workspace, person, channel):
             return NOT_ALLOWED
         try:
-            async with calling():
+            async with translated_errors():
                 found = (await workspace.client.conversations_info(channel=channel)).get("channel") or {}
-        except (PlaceGone, Refused):
+        except (DestinationGone, Refused):
             return _NOT_HERE
         except TryLater:
             return None  # it shows when we write
@@ -224,22 +226,22 @@ class Actions:
         else:
             view |= {"submit": plain("Ask"), "blocks": _question_blocks(asks_for_files=asks_for_files)}
         try:
-            async with calling():
+            async with translated_errors():
                 await workspace.writing.views_open(trigger_id=str(body["trigger_id"]), view=view)
-        except (PlaceGone, TryLater, Refused) as error:
-            log.warning("A window on Slack could not be opened (%s).", error or type(error).__name__)
+        except (DestinationGone, TryLater, Refused) as error:
+            log.warning("A modal on Slack could not be opened (%s).", error or type(error).__name__)
 
     async def _tell(self, workspace: Workspace, channel: str, user_id: str, thread: str | None, sentence: str) -> None:
         """For this person alone; in a direct message that is everybody."""
         text = html.escape(sentence, quote=False)
         try:
-            async with calling():
+            async with translated_errors():
                 if channel.startswith("D"):
                     sent = await workspace.writing.chat_postMessage(channel=channel, thread_ts=thread, text=text)
                     self._posted.add(f"{workspace.id}/{channel}:{sent['ts']}")
                 else:
                     await workspace.writing.chat_postEphemeral(channel=channel, user=user_id, thread_ts=thread, text=text)
-        except (PlaceGone, TryLater, Refused) as error:
+        except (DestinationGone, TryLater, Refused) as error:
             log.info("A sentence for one person on Slack could not be sent (%s).", error or type(error).__name__)
 
 
@@ -269,10 +271,10 @@ def _question_blocks(*, asks_for_files: bool) -> list[dict[str, Any]]:
     }
     if not asks_for_files:
         return [question]
-    pictures = {
+    images = {
         "type": "input",
-        "block_id": _PICTURES,
+        "block_id": _IMAGES,
         "label": plain("Picture"),
-        "element": {"type": "file_input", "action_id": _PICTURES, "max_files": _MAX_FILES},
+        "element": {"type": "file_input", "action_id": _IMAGES, "max_files": _MAX_FILES},
     }
-    return [pictures, question]
+    return [images, question]

@@ -1,4 +1,4 @@
-"""The Slack adapter: signs in, listens (Socket Mode or HTTP), and gives everything to its parts; the desk decides.
+"""The Slack adapter: signs in, listens (Socket Mode or HTTP), and gives everything to its parts; the dispatcher decides.
 
 Slack is told at once that something arrived; the work is done in tasks of our own. Whatever the app subscribes to without our
 needing it is acknowledged too, or Slack would send it four times.
@@ -22,23 +22,23 @@ from slack_bolt.async_app import AsyncApp
 from adapters.absence import CatchUp
 from adapters.access import Access
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
-from adapters.desk import Desk
+from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
 from adapters.slack.actions import PLATFORM, Actions, is_word
 from adapters.slack.catch_up import read_missed
 from adapters.slack.checks import INSTALL_AGAIN, TokenError, about_scope, open_connection, sign_in
 from adapters.slack.connection import Socket
+from adapters.slack.destination import Destination, Posted, parse_destination
 from adapters.slack.events import Events
 from adapters.slack.files import Files
 from adapters.slack.listeners import add_listeners
 from adapters.slack.oauth import Installations, open_installations
-from adapters.slack.place import Place, Posted, read_place
 from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator
 from adapters.slack.workspaces import Workspace, Workspaces, sdk_log, web_client
-from adapters.surface import PlaceGone, Surface, TryLater
+from adapters.surface import DestinationGone, Surface, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class SlackAdapter:
         database_url: str | None = None,
         access: Access | None = None,
         catch_up: CatchUp | None = None,
-        max_picture_bytes: int | None = None,
+        max_image_bytes: int | None = None,
     ) -> None:
         self._bot_token = bot_token
         self._app_token = app_token
@@ -83,7 +83,7 @@ class SlackAdapter:
         self._database_url = database_url
         self._access = access or Access()
         self._catch_up = catch_up or CatchUp()
-        self._max_picture_bytes = max_picture_bytes
+        self._max_image_bytes = max_image_bytes
         self.started = asyncio.Event()
         self.where = ""
         self.remarks: tuple[str, ...] = ()
@@ -92,21 +92,21 @@ class SlackAdapter:
         self._tasks: set[asyncio.Task[None]] = set()
         self._bolt: AsyncApp | None = None
 
-    # -- the desk's Platform -----------------------------------------------------------------------------------------------
+    # -- the dispatcher's Platform -----------------------------------------------------------------------------------------------
 
     async def start(self, post: Post) -> tuple[ThreadKey, str]:
-        place = self._place(post)
-        return ThreadKey(PLATFORM, place.workspace, place.channel, place.thread), str(place)
+        destination = self._destination(post)
+        return ThreadKey(PLATFORM, destination.workspace, destination.channel, destination.thread), str(destination)
 
-    def reply_place(self, post: Post) -> str:
-        return str(self._place(post))
+    def destination(self, post: Post) -> str:
+        return str(self._destination(post))
 
-    def surface(self, reply_place: str) -> Surface:
-        return SlackSurface(read_place(reply_place), self._workspaces, self._posted)
+    def surface(self, destination: str) -> Surface:
+        return SlackSurface(parse_destination(destination), self._workspaces, self._posted)
 
     @staticmethod
-    def _place(post: Post) -> Place:
-        return Place(post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2], post.author.id)
+    def _destination(post: Post) -> Destination:
+        return Destination(post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2], post.author.id)
 
     # -- serving -----------------------------------------------------------------------------------------------------------
 
@@ -127,33 +127,33 @@ class SlackAdapter:
             if self._mode == "socket":
                 await _until_reached(lambda: open_connection(self._app_token or "", self._api_url))
             pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
-            desk = Desk(self, handler, pace, access=self._access, catch_up=self._catch_up)
-            translator = Translator(Files(session, self._api_url, self._max_picture_bytes))
+            dispatcher = Dispatcher(self, handler, pace, access=self._access, catch_up=self._catch_up)
+            translator = Translator(Files(session, self._api_url, self._max_image_bytes))
             try:
-                async with self._listening(desk, handler, translator, installations) as connect:
-                    await desk.resume()
+                async with self._listening(dispatcher, handler, translator, installations) as connect:
+                    await dispatcher.resume()
                     await connect()
                     self.started.set()
                     await asyncio.Event().wait()
             finally:
-                await self._finish(desk)
+                await self._finish(dispatcher)
 
-    async def _finish(self, desk: Desk) -> None:
+    async def _finish(self, dispatcher: Dispatcher) -> None:
         self._bolt = None
         if self._tasks:  # most end at once; one that is cut off in the database leaves that connection's thread behind
             await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await desk.close()
+        await dispatcher.close()
 
     @contextlib.asynccontextmanager
     async def _listening(
-        self, desk: Desk, handler: ThreadHandler, translator: Translator, installations: Installations | None
+        self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, installations: Installations | None
     ) -> AsyncIterator[Any]:
         """Yields a function that connects; from then on things arrive, until the end."""
-        actions = Actions(desk, handler, translator, self._workspaces, self._posted)
-        events = Events(desk, handler, translator, self._workspaces, actions)
+        actions = Actions(dispatcher, handler, translator, self._workspaces, self._posted)
+        events = Events(dispatcher, handler, translator, self._workspaces, actions)
         bolt = self._bolt = AsyncApp(
             name="threadsight",
             client=web_client(None if installations is not None else self._bot_token, self._api_url),
@@ -166,7 +166,7 @@ class SlackAdapter:
         add_listeners(bolt, events, actions, self._workspace, partial(self._removed_from, installations), self._begin)
 
         def on_connected() -> None:
-            self._begin(self._catch_up_on(desk, translator, installations))
+            self._begin(self._catch_up_on(dispatcher, translator, installations))
 
         if self._mode == "http":
 
@@ -175,7 +175,7 @@ class SlackAdapter:
 
             yield connect
         else:
-            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, desk.disconnected)
+            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, dispatcher.disconnected)
             try:
                 yield socket.connect
             finally:
@@ -241,18 +241,18 @@ class SlackAdapter:
         self.where = f"Slack, as @{found.bot_name} in {found.team_name}"
         self._workspaces.only = self._workspaces.learn(found.team_id, found.bot_user_id, self._bot_token)
 
-    async def _catch_up_on(self, desk: Desk, translator: Translator, installations: Installations | None) -> None:
-        since = await desk.missed_since()
-        desk.connected()
+    async def _catch_up_on(self, dispatcher: Dispatcher, translator: Translator, installations: Installations | None) -> None:
+        since = await dispatcher.missed_since()
+        dispatcher.connected()
         if since is None:
             return
         only = self._workspaces.only
         workspaces = [] if only is None else [only]
         if installations is not None:
             for team_id in await installations.team_ids():
-                with contextlib.suppress(PlaceGone):
+                with contextlib.suppress(DestinationGone):
                     workspaces.append(await self._workspaces.find(team_id))
-        await asyncio.gather(*(_answer_missed(desk, translator, workspace, since) for workspace in workspaces))
+        await asyncio.gather(*(_answer_missed(dispatcher, translator, workspace, since) for workspace in workspaces))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))
@@ -260,12 +260,12 @@ class SlackAdapter:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _answer_missed(desk: Desk, translator: Translator, workspace: Workspace, since: datetime) -> None:
+async def _answer_missed(dispatcher: Dispatcher, translator: Translator, workspace: Workspace, since: datetime) -> None:
 
     async def concerns_us(post: Post) -> bool:
-        return not is_word(post) and await desk.concerns_us(post)
+        return not is_word(post) and await dispatcher.concerns_us(post)
 
-    num_answered = await desk.answer_missed(await read_missed(workspace, translator, since, concerns_us))
+    num_answered = await dispatcher.answer_missed(await read_missed(workspace, translator, since, concerns_us))
     if num_answered:
         log.info("Answered %d messages on Slack that were written while I was away.", num_answered)
 
@@ -286,7 +286,7 @@ async def _until_reached(call: Any) -> Any:
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
-    except (PlaceGone, TryLater):
+    except (DestinationGone, TryLater):
         log.info("Something that happened on Slack could not be dealt with: its place is gone or Slack did not answer.")
     except Exception:
         log.exception("Something that happened on Slack could not be dealt with.")

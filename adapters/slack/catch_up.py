@@ -11,8 +11,8 @@ from datetime import datetime
 from adapters.post import Post
 from adapters.slack.markup import has_mention
 from adapters.slack.translate import Event, Translator, is_automatic, read_channel, read_thread
-from adapters.slack.workspaces import Refused, Workspace, calling
-from adapters.surface import PlaceGone, TryLater
+from adapters.slack.workspaces import Refused, Workspace, translated_errors
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ async def _channels(workspace: Workspace) -> list[str]:
     cursor: str | None = None
     try:
         while len(found) < MAX_CHANNELS:
-            async with calling():
+            async with translated_errors():
                 response = await workspace.client.users_conversations(
                     types=_KINDS, exclude_archived=True, limit=MAX_CHANNELS, cursor=cursor
                 )
@@ -51,7 +51,7 @@ async def _channels(workspace: Workspace) -> list[str]:
             cursor = (response.get("response_metadata") or {}).get("next_cursor")
             if not cursor:
                 break
-    except (PlaceGone, TryLater, Refused) as error:
+    except (DestinationGone, TryLater, Refused) as error:
         log.warning("I could not look for missed messages on Slack (%s).", error or type(error).__name__)
     return found[:MAX_CHANNELS]
 

@@ -13,8 +13,8 @@ from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.base import Finding
 from adapters.slack.setup import INSTALL_PATH, SCOPES
-from adapters.slack.workspaces import Refused, calling, web_client, word_of
-from adapters.surface import PlaceGone, TryLater
+from adapters.slack.workspaces import Refused, translated_errors, web_client, word_of
+from adapters.surface import DestinationGone, TryLater
 
 INSTALL_AGAIN = (
     "Add it under “OAuth & Permissions” in the Slack app, or paste the manifest of `threadsight setup slack`; "
@@ -66,9 +66,9 @@ async def open_connection(app_token: str, api_url: str | None) -> str:
 async def _asked(call: Awaitable[AsyncSlackResponse], about: Callable[[str], str]) -> AsyncSlackResponse:
     """Raises TokenError with what `about` makes of Slack's word, or TryLater."""
     try:
-        async with calling():
+        async with translated_errors():
             return await call
-    except (PlaceGone, Refused) as error:
+    except (DestinationGone, Refused) as error:
         word = error.word if isinstance(error, Refused) else ""
         if isinstance(error.__cause__, SlackApiError):
             word = word_of(error.__cause__) or word

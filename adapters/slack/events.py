@@ -1,4 +1,4 @@
-"""What Slack tells of messages and places, put together and handed to the desk."""
+"""What Slack tells of messages and places, put together and handed to the dispatcher."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from adapters.base import ThreadHandler
-from adapters.desk import Desk
+from adapters.dispatcher import Dispatcher
 from adapters.slack.actions import PLATFORM, Actions
 from adapters.slack.markup import has_mention
 from adapters.slack.merge import Merger, PostId, Record
 from adapters.slack.translate import Translator, is_automatic, message_id, read_message
 from adapters.slack.workspaces import Workspace, Workspaces
-from adapters.surface import PlaceGone
+from adapters.surface import DestinationGone
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ Event = Mapping[str, Any]
 
 class Events:
     def __init__(
-        self, desk: Desk, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, actions: Actions
+        self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, actions: Actions
     ) -> None:
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._handler = handler
         self._translator = translator
         self._workspaces = workspaces
@@ -39,7 +39,7 @@ class Events:
         """Events `message` and `app_mention`."""
         channel, subtype = str(event.get("channel") or ""), event.get("subtype")
         if subtype == "message_deleted":
-            await self._desk.on_delete(workspace.id, message_id(channel, str(event.get("deleted_ts"))))
+            await self._dispatcher.on_delete(workspace.id, message_id(channel, str(event.get("deleted_ts"))))
         elif subtype == "message_changed":
             await self._changed(workspace, channel, event)
         elif is_automatic(event, workspace.bot_user_id):
@@ -52,12 +52,12 @@ class Events:
 
     async def left(self, workspace: Workspace, event: Event) -> None:
         """A channel was deleted, or we are no longer in it."""
-        await self._desk.on_room_gone(workspace.id, str(event.get("channel") or ""))
+        await self._dispatcher.on_room_gone(workspace.id, str(event.get("channel") or ""))
 
     async def _changed(self, workspace: Workspace, channel: str, event: Event) -> None:
         message, before = event.get("message") or {}, event.get("previous_message") or {}
         if message.get("subtype") == "tombstone":  # a deleted message that has replies
-            await self._desk.on_delete(workspace.id, message_id(channel, str(message.get("ts"))))
+            await self._dispatcher.on_delete(workspace.id, message_id(channel, str(message.get("ts"))))
         elif not is_automatic(message, workspace.bot_user_id) and message.get("text") != before.get("text"):
             await self._edited(workspace, channel, {**message, "channel_type": event.get("channel_type")})
 
@@ -68,7 +68,7 @@ class Events:
         is_mention = event.get("type") == "app_mention" or has_mention(str(event.get("text")), workspace.bot_user_id)
         post = self._translator.post(workspace, channel, event, is_mention=is_mention)
         is_known = await self._handler.find_message(PLATFORM, workspace.id, post.message_id) is not None
-        if not is_known and not await self._desk.concerns_us(post):
+        if not is_known and not await self._dispatcher.concerns_us(post):
             return
         if not event.get("files"):
             event = await read_message(workspace, channel, str(event["ts"]), event.get("thread_ts")) or event
@@ -77,7 +77,7 @@ class Events:
         post = replace(post, attachments=await self._translator.attachments(workspace, event))
         lock = self._edits.setdefault((workspace.id, post.message_id), asyncio.Lock())
         async with lock:  # the second event of one edit finds the question changed already
-            await self._desk.on_edit(post)
+            await self._dispatcher.on_edit(post)
 
     async def _deliver(self, record: Record, is_late: bool) -> None:
         workspace_id, channel, _ = record.id
@@ -86,15 +86,15 @@ class Events:
         is_known = await self._handler.find_message(PLATFORM, workspace_id, post.message_id) is not None
         if is_known and not is_late:
             return
-        if not is_known and (await self._actions.take_word(post) or not await self._desk.concerns_us(post)):
+        if not is_known and (await self._actions.take_word(post) or not await self._dispatcher.concerns_us(post)):
             return
         post = replace(post, attachments=await self._translator.attachments(workspace, record.event))
-        await (self._desk.on_edit(post) if is_known else self._desk.on_post(post))  # it has more pictures than we knew
+        await (self._dispatcher.on_edit(post) if is_known else self._dispatcher.on_post(post))  # it has more pictures than we knew
 
     async def _look_up(self, id_: PostId, event: Event) -> Event | None:
         workspace_id, channel, ts = id_
         try:
             workspace = await self._workspaces.find(workspace_id)
-        except PlaceGone:
+        except DestinationGone:
             return None
         return await read_message(workspace, channel, ts, event.get("thread_ts"))

@@ -15,8 +15,8 @@ import aiohttp
 from yarl import URL
 
 from adapters.base import Attachment, AttachmentError
-from adapters.slack.workspaces import Refused, Workspace, calling
-from adapters.surface import PlaceGone, TryLater
+from adapters.slack.workspaces import Refused, Workspace, translated_errors
+from adapters.surface import DestinationGone, TryLater
 
 DOWNLOAD_SECONDS = 60.0
 _MAX_REDIRECTS = 3
@@ -46,12 +46,12 @@ class Files:
         self,
         session: aiohttp.ClientSession,
         api_url: str | None,
-        max_picture_bytes: int | None = None,
+        max_image_bytes: int | None = None,
         *,
         download_seconds: float = DOWNLOAD_SECONDS,
     ) -> None:
         self._session = session
-        self._max_picture_bytes = max_picture_bytes
+        self._max_image_bytes = max_image_bytes
         self._api_origin = None if api_url is None else URL(api_url).origin()
         self._download_seconds = download_seconds
 
@@ -62,11 +62,11 @@ class Files:
     async def _attachment(self, workspace: Workspace, file: Event) -> Attachment:
         if is_thin(file) and file.get("id"):
             try:
-                async with calling():
+                async with translated_errors():
                     file = (await workspace.client.files_info(file=file["id"])).get("file") or file
             except Refused as error:
                 return _unusable(file, _REASONS.get(error.word, f"Slack does not show it to me ({error.word})"))
-            except (PlaceGone, TryLater):
+            except (DestinationGone, TryLater):
                 return _unusable(file, "Slack did not answer when I asked for it")
         mode = "external" if file.get("is_external") else str(file.get("mode") or "")
         if mode in _REASONS:
@@ -76,7 +76,7 @@ class Files:
             return _unusable(file, "Slack does not show it to me")
 
         async def fetch(max_bytes: int) -> bytes:
-            return await self._fetch(workspace.token, str(address), min(max_bytes, self._max_picture_bytes or max_bytes))
+            return await self._fetch(workspace.token, str(address), min(max_bytes, self._max_image_bytes or max_bytes))
 
         size = file.get("size")
         return Attachment(name_of(file), fetch, size if isinstance(size, int) else None)

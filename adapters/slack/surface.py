@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.slack.blocks import Block, foot_blocks, page_blocks, value_of
-from adapters.slack.lost import LostMessages
+from adapters.slack.destination import Destination, Posted
 from adapters.slack.markup import fallback, harmless
-from adapters.slack.place import Place, Posted
-from adapters.slack.workspaces import Refused, Unknown, Workspace, Workspaces, calling
-from adapters.surface import Control, Page, PlaceGone, TryLater
+from adapters.slack.unconfirmed import UnconfirmedMessages
+from adapters.slack.workspaces import Refused, Unknown, Workspace, Workspaces, translated_errors
+from adapters.surface import Control, DestinationGone, Page, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,11 @@ class SlackSurface:
 
     max_page_chars = MAX_PAGE_CHARS
 
-    def __init__(self, place: Place, workspaces: Workspaces, posted: Posted, clock: Callable[[], float] = time.monotonic) -> None:
-        self.channel = f"{place.workspace}/{place.channel}"
-        self._place = place
+    def __init__(
+        self, destination: Destination, workspaces: Workspaces, posted: Posted, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.channel = f"{destination.workspace}/{destination.channel}"
+        self._destination = destination
         self._workspaces = workspaces
         self._posted = posted
         self._clock = clock
@@ -57,7 +59,7 @@ class SlackSurface:
         self._waiting: set[str] = set()
         self._updated_at: dict[str, float] = {}
         self._status_until: float | None = None
-        self._lost = LostMessages(place, posted)
+        self._unconfirmed = UnconfirmedMessages(destination, posted)
         self._can_stream = True
 
     async def show_typing(self) -> None:
@@ -68,8 +70,8 @@ class SlackSurface:
         await self._set_status(_STATUS)
 
     async def post(self, page: Page) -> str:
-        workspace = await self._workspaces.find(self._place.workspace)
-        ts = await self._found(self._lost.find_answer(workspace))
+        workspace = await self._workspaces.find(self._destination.workspace)
+        ts = await self._found(self._unconfirmed.find_answer(workspace))
         if ts is not None:
             await self._update(workspace, ts, page)
         elif page.is_open and page.text.strip() and self._can_stream:
@@ -83,12 +85,12 @@ class SlackSurface:
         return self._reply_id(ts)
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
-        workspace = await self._workspaces.find(self._place.workspace)
+        workspace = await self._workspaces.find(self._destination.workspace)
         ts, stop_ts = self._parts(reply_id)
         self._posted.add(f"{self.channel}:{ts}")  # by an earlier run of the program, perhaps
-        stop_ts = stop_ts or await self._found(self._lost.find_stop(workspace))
+        stop_ts = stop_ts or await self._found(self._unconfirmed.find_stop(workspace))
         if ts in self._waiting and page.is_open and page.text.strip() and self._can_stream:
-            stream_ts = await self._found(self._lost.find_answer(workspace)) or await self._start_stream(workspace, page)
+            stream_ts = await self._found(self._unconfirmed.find_answer(workspace)) or await self._start_stream(workspace, page)
             if stream_ts is not None:
                 self._waiting.discard(ts)
                 await self._offer_stop(workspace, page, ts)
@@ -112,7 +114,7 @@ class SlackSurface:
         return changed if changed != reply_id else None
 
     async def delete(self, reply_id: str) -> None:
-        workspace = await self._workspaces.find(self._place.workspace)
+        workspace = await self._workspaces.find(self._destination.workspace)
         for ts in self._parts(reply_id):
             if ts is not None:
                 await self._delete(workspace, ts)
@@ -123,14 +125,14 @@ class SlackSurface:
         """Returns None when this place takes no streams."""
         text = harmless(page.text)
         try:
-            with self._lost.watching():
-                async with calling():
+            with self._unconfirmed.watching():
+                async with translated_errors():
                     response = await workspace.writing.chat_startStream(
-                        channel=self._place.channel,
-                        thread_ts=self._place.thread,
+                        channel=self._destination.channel,
+                        thread_ts=self._destination.thread,
                         markdown_text=text,
-                        recipient_user_id=self._place.user or None,
-                        recipient_team_id=self._place.workspace,
+                        recipient_user_id=self._destination.user or None,
+                        recipient_team_id=self._destination.workspace,
                     )
         except Refused as error:
             log.info("Slack takes no stream here (%s); the answer is written by updates.", error.word)
@@ -154,9 +156,9 @@ class SlackSurface:
         if page.is_open and not rest:
             return True
         stream.is_alive = False  # until it is known to have been taken
-        here: dict[str, Any] = {"channel": self._place.channel, "ts": ts}
+        here: dict[str, Any] = {"channel": self._destination.channel, "ts": ts}
         try:
-            async with calling():
+            async with translated_errors():
                 if page.is_open:
                     await workspace.writing.chat_appendStream(**here, markdown_text=rest)
                 else:
@@ -174,8 +176,8 @@ class SlackSurface:
 
     async def _end_stream(self, workspace: Workspace, ts: str) -> None:
         with contextlib.suppress(Refused):  # it has ended already
-            async with calling():
-                await workspace.client.chat_stopStream(channel=self._place.channel, ts=ts)
+            async with translated_errors():
+                await workspace.client.chat_stopStream(channel=self._destination.channel, ts=ts)
 
     async def _offer_stop(self, workspace: Workspace, page: Page, ts: str | None = None) -> str | None:
         """A message with the button beside the stream: `ts` is made one, or a new one is sent. The answer can do without."""
@@ -187,16 +189,16 @@ class SlackSurface:
             return await self._send(workspace, beside, foot_blocks(beside), is_answer=False)
         except Unknown:
             if ts is None and page.turn_id is not None:
-                self._lost.note_stop(value_of(Control.STOP, page.turn_id))
-        except (PlaceGone, TryLater, Refused):
+                self._unconfirmed.note_stop(value_of(Control.STOP, page.turn_id))
+        except (DestinationGone, TryLater, Refused):
             pass
         return None
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
     async def _send(self, workspace: Workspace, page: Page, blocks: list[Block], *, is_answer: bool = True) -> str:
-        with self._lost.watching() if is_answer else contextlib.nullcontext():
-            response = await self._write(workspace.writing.chat_postMessage, page, blocks, thread_ts=self._place.thread)
+        with self._unconfirmed.watching() if is_answer else contextlib.nullcontext():
+            response = await self._write(workspace.writing.chat_postMessage, page, blocks, thread_ts=self._destination.thread)
         return self._remember(response["ts"])
 
     async def _update(self, workspace: Workspace, ts: str, page: Page) -> None:
@@ -214,45 +216,45 @@ class SlackSurface:
 
     async def _write(self, call: Callable[..., Any], page: Page, blocks: list[Block], **where: str) -> Any:
         words = page.text or page.status or " ".join(page.notices) or "…"
-        here: dict[str, Any] = {"channel": self._place.channel, **where}
+        here: dict[str, Any] = {"channel": self._destination.channel, **where}
         if "thread_ts" in where:
             here |= {"unfurl_links": False, "unfurl_media": False}
         try:
-            async with calling():
+            async with translated_errors():
                 return await call(**here, text=fallback(words), blocks=blocks)
         except Refused as error:
             if error.word in _STREAMING:
                 raise _StillStreaming from error
             if error.word not in _BAD_BLOCKS:
                 log.error("Slack does not let me write an answer: %s.", error.word)
-                raise PlaceGone from error
+                raise DestinationGone from error
             log.warning("Slack did not take an answer's layout (%s); it is sent as plain Markdown.", error.word)
         try:
-            async with calling():
+            async with translated_errors():
                 return await call(**here, markdown_text=harmless("\n\n".join([page.text, *page.notices])), blocks=None)
         except Refused as error:
             log.error("Slack does not take an answer: %s.", error.word)
-            raise PlaceGone from error
+            raise DestinationGone from error
 
     async def _delete(self, workspace: Workspace, ts: str) -> None:
-        with contextlib.suppress(PlaceGone, Refused):
-            async with calling():
-                await workspace.client.chat_delete(channel=self._place.channel, ts=ts)
+        with contextlib.suppress(DestinationGone, Refused):
+            async with translated_errors():
+                await workspace.client.chat_delete(channel=self._destination.channel, ts=ts)
 
     # -- status ------------------------------------------------------------------------------------------------------------
 
     async def _clear_status(self) -> None:
         if self._status_until is not None:
             self._status_until = None
-            with contextlib.suppress(PlaceGone, TryLater):
+            with contextlib.suppress(DestinationGone, TryLater):
                 await self._set_status("")
 
     async def _set_status(self, status: str) -> None:
-        workspace = await self._workspaces.find(self._place.workspace)
-        with contextlib.suppress(PlaceGone, TryLater, Refused):  # nice to have: not every workspace has it
-            async with calling():
+        workspace = await self._workspaces.find(self._destination.workspace)
+        with contextlib.suppress(DestinationGone, TryLater, Refused):  # nice to have: not every workspace has it
+            async with translated_errors():
                 await workspace.client.assistant_threads_setStatus(
-                    channel_id=self._place.channel, thread_ts=self._place.thread, status=status
+                    channel_id=self._destination.channel, thread_ts=self._destination.thread, status=status
                 )
 
     # -- ids ---------------------------------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ class SlackSurface:
         return ts
 
     def _reply_id(self, ts: str, stop_ts: str | None = None) -> str:
-        return f"{self._place.channel}:{ts}" + (f"+{stop_ts}" if stop_ts else "")
+        return f"{self._destination.channel}:{ts}" + (f"+{stop_ts}" if stop_ts else "")
 
     @staticmethod
     def _parts(reply_id: str) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""Slack's messages as the desk's posts, and what has to be asked of Slack to understand them."""
+"""Slack's messages as the dispatcher's posts, and what has to be asked of Slack to understand them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from adapters.base import Attachment, Author, LookBack
 from adapters.post import Post
 from adapters.slack.files import Files
 from adapters.slack.markup import to_plain
-from adapters.slack.workspaces import Refused, Workspace, calling
-from adapters.surface import PlaceGone, TryLater
+from adapters.slack.workspaces import Refused, Workspace, translated_errors
+from adapters.surface import DestinationGone, TryLater
 
 # What people write. Everything else with a subtype is written by Slack or a bot, or tells of a change.
 PEOPLES_SUBTYPES = frozenset({None, "file_share", "thread_broadcast", "me_message"})
@@ -115,11 +115,11 @@ async def read_thread(
 ) -> list[Event]:
     """Messages of the thread, its first one always included; empty when it cannot be read."""
     try:
-        async with calling():
+        async with translated_errors():
             response = await workspace.client.conversations_replies(
                 channel=channel, ts=thread_ts, oldest=oldest, latest=latest, inclusive=True, limit=_NUM_LOOKED_BACK
             )
-    except (PlaceGone, TryLater, Refused):
+    except (DestinationGone, TryLater, Refused):
         return []
     return list(response.get("messages") or ())
 
@@ -129,8 +129,8 @@ async def read_channel(
 ) -> list[Event]:
     """The newest messages up to `latest`, without those inside threads; empty when it cannot be read."""
     try:
-        async with calling():
+        async with translated_errors():
             response = await workspace.client.conversations_history(channel=channel, latest=latest, inclusive=True, limit=limit)
-    except (PlaceGone, TryLater, Refused):
+    except (DestinationGone, TryLater, Refused):
         return []
     return list(response.get("messages") or ())

@@ -1,7 +1,7 @@
 """Who we are in each workspace, and how Slack is called there.
 
 Slack says what went wrong with HTTP 200 and a word; `calling` turns these words into what the rest of the program understands:
-`PlaceGone`, `TryLater`, or `Refused` with Slack's word. What was written may stand although the call failed, so only calls that may
+`DestinationGone`, `TryLater`, or `Refused` with Slack's word. A message may exist although the call failed, so only calls that may
 be repeated use `client`; the others use `writing`, which tries again only when Slack has said that it did nothing (429).
 """
 
@@ -26,7 +26,7 @@ from slack_sdk.http_retry.builtin_async_handlers import (
 from slack_sdk.oauth.installation_store import Bot
 from slack_sdk.web.async_client import AsyncWebClient
 
-from adapters.surface import PlaceGone, TryLater
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ def status_of(error: SlackApiError) -> int:
 
 
 @contextlib.asynccontextmanager
-async def calling() -> AsyncIterator[None]:
-    """Around calls of the Web API. Raises PlaceGone, TryLater or Refused, and nothing else of Slack's."""
+async def translated_errors() -> AsyncIterator[None]:
+    """Around calls of the Web API. Raises DestinationGone, TryLater or Refused, and nothing else of Slack's."""
     try:
         yield
     except SlackApiError as error:
@@ -100,7 +100,7 @@ async def calling() -> AsyncIterator[None]:
         if word in _LATER or status >= 500:
             raise Unknown from error
         if word in _GONE:
-            raise PlaceGone from error
+            raise DestinationGone from error
         raise Refused(word or f"HTTP {status}") from error
     except _UNREACHABLE as error:
         raise Unknown from error
@@ -142,9 +142,9 @@ class Workspace:
         if known is not None and known[0] > now:
             return known[1]
         try:
-            async with calling():
+            async with translated_errors():
                 user = (await self.client.users_info(user=user_id)).get("user") or {}
-        except (PlaceGone, TryLater, Refused):
+        except (DestinationGone, TryLater, Refused):
             return False
         is_admin = any(bool(user.get(right)) for right in ("is_admin", "is_owner", "is_primary_owner"))
         self.admins[user_id] = now + 600, is_admin
@@ -173,13 +173,13 @@ class Workspaces:
         return known
 
     async def find(self, team_id: str) -> Workspace:
-        """Raises PlaceGone when we are not (any more) installed there."""
+        """Raises DestinationGone when we are not (any more) installed there."""
         known = self._known.get(team_id)
         if known is not None:
             return known
         bot = None if self._find_bot is None else await self._find_bot(team_id)
         if bot is None or not bot.bot_token or not bot.bot_user_id:
-            raise PlaceGone
+            raise DestinationGone
         return self.learn(team_id, bot.bot_user_id, bot.bot_token)
 
     def forget(self, team_id: str) -> None:

@@ -13,15 +13,15 @@ from adapters.web.uploads import read_question
 
 MAX_UPLOADS = 8  # at once; more wait, so that memory stays bounded
 REFUSAL_SECONDS = 30.0
-PICTURE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif"})
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif"})
 READER = Author("local", "You")
 
 
 class Api:
-    def __init__(self, handler: ChatHandler, tabs: Tabs, max_picture_bytes: int) -> None:
+    def __init__(self, handler: ChatHandler, tabs: Tabs, max_image_bytes: int) -> None:
         self._handler = handler
         self._tabs = tabs
-        self._max_picture_bytes = max_picture_bytes
+        self._max_image_bytes = max_image_bytes
         self._uploads = asyncio.Semaphore(MAX_UPLOADS)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
@@ -30,12 +30,12 @@ class Api:
         router.add_post("/api/chats/{thread}/stop", self.stop)
         router.add_post("/api/chats/{thread}/regenerate", self.regenerate)
         router.add_delete("/api/chats/{thread}", self.delete)
-        router.add_get("/api/chats/{thread}/pictures/{sha256}", self.picture)
+        router.add_get("/api/chats/{thread}/pictures/{sha256}", self.image)
 
     async def ask(self, request: web.Request) -> web.Response:
         key = thread_key(request.match_info["thread"])
         async with self._uploads:
-            question = await read_question(request, self._max_picture_bytes)
+            question = await read_question(request, self._max_image_bytes)
             message = IncomingMessage(key, question.message_id, READER, question.text, question.attachments)
             answer = await self._handler.handle(message)
         return await self._accept(answer)
@@ -59,7 +59,7 @@ class Api:
         self._tabs.announce(key.thread)
         return web.Response(status=204)
 
-    async def picture(self, request: web.Request) -> web.Response:
+    async def image(self, request: web.Request) -> web.Response:
         found = await self._handler.read_image(thread_key(request.match_info["thread"]), request.match_info["sha256"])
         if found is None:
             raise Refused(404, "This picture is gone.")
@@ -69,7 +69,7 @@ class Api:
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Content-Security-Policy": "default-src 'none'; sandbox"}
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers=headers)
-        if media_type not in PICTURE_TYPES:
+        if media_type not in IMAGE_TYPES:
             media_type = "application/octet-stream"
             headers["Content-Disposition"] = "attachment"
         return web.Response(body=data, content_type=media_type, headers=headers)

@@ -18,7 +18,7 @@ from adapters.web.guard import Guard
 from adapters.web.tabs import Tabs
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-DEFAULT_MAX_PICTURE_BYTES = 32 * 2**20
+DEFAULT_MAX_IMAGE_BYTES = 32 * 2**20
 SHUTDOWN_SECONDS = 3.0  # for requests that are under way; tabs connect again by themselves
 
 
@@ -30,7 +30,7 @@ class WebAdapter:
     """Serves the page on one address.
 
     `token` is demanded from everybody who opens the page; it may be None on a loopback address only (ValueError). A picture above
-    `max_picture_bytes` is refused without being kept in memory. `started` is set once `url` is known; with port 0 the system
+    `max_image_bytes` is refused without being kept in memory. `started` is set once `url` is known; with port 0 the system
     chooses a free port. `more_routes` are served on the same address for others, who check their requests themselves.
     """
 
@@ -42,7 +42,7 @@ class WebAdapter:
         port: int,
         token: str | None,
         *,
-        max_picture_bytes: int = DEFAULT_MAX_PICTURE_BYTES,
+        max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
         more_routes: Sequence[web.RouteDef] = (),
     ) -> None:
         token = token.strip() if token else None
@@ -54,7 +54,7 @@ class WebAdapter:
         self._host = host
         self._port = port
         self._token = token or None
-        self._max_picture_bytes = max_picture_bytes
+        self._max_image_bytes = max_image_bytes
         self._more_routes = more_routes
         self.started = asyncio.Event()
         self.where = ""
@@ -76,7 +76,7 @@ class WebAdapter:
         app.router.add_static("/static", STATIC_FOLDER)
         app.add_routes(self._more_routes)
         guard.add_routes(app.router)
-        Api(handler, tabs, self._max_picture_bytes).add_routes(app.router)
+        Api(handler, tabs, self._max_image_bytes).add_routes(app.router)
 
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()

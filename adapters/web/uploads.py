@@ -18,7 +18,7 @@ from adapters.base import Attachment, AttachmentError
 from adapters.web.guard import Refused
 
 MAX_TEXT_BYTES = 256 * 1024  # far above any context window, whose own limit the bot explains
-MAX_PICTURES = 8
+MAX_IMAGES = 8
 MAX_BODY_BYTES = 2**30  # what is read to its end for the sake of a good answer
 CHUNK_BYTES = 256 * 1024
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
@@ -31,7 +31,7 @@ class Question:
     attachments: tuple[Attachment, ...]
 
 
-async def read_question(request: web.Request, max_picture_bytes: int) -> Question:
+async def read_question(request: web.Request, max_image_bytes: int) -> Question:
     """The form's fields are `message_id`, `text` and any number of `picture`s; raises `Refused`."""
     if request.content_type != "multipart/form-data":
         raise Refused(415, "Please send a form.")
@@ -44,7 +44,7 @@ async def read_question(request: web.Request, max_picture_bytes: int) -> Questio
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader):
                 raise Refused(400, "That form could not be understood.")
-            limit = max_picture_bytes if part.name == "picture" else MAX_TEXT_BYTES
+            limit = max_image_bytes if part.name == "picture" else MAX_TEXT_BYTES
             data, size = await _read_part(part, limit, MAX_BODY_BYTES - num_bytes)
             num_bytes += size
             match part.name:
@@ -54,10 +54,10 @@ async def read_question(request: web.Request, max_picture_bytes: int) -> Questio
                     if size > limit:
                         raise Refused(413, f"That question is longer than {format_size(limit)}. Please ask in fewer words.")
                     text = data.decode(errors="replace").replace("\r\n", "\n")  # forms send every line end as CR LF
-                case "picture" if len(attachments) < MAX_PICTURES:
+                case "picture" if len(attachments) < MAX_IMAGES:
                     attachments.append(_attachment(part.filename, data, size))
                 case _:
-                    raise Refused(400, f"Please send at most {MAX_PICTURES} pictures at a time.")
+                    raise Refused(400, f"Please send at most {MAX_IMAGES} pictures at a time.")
     except (ValueError, HttpProcessingError) as error:
         raise Refused(400, "The upload did not arrive whole. Please try again.") from error
     if not _MESSAGE_ID.fullmatch(message_id):

@@ -45,32 +45,32 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
-    picture: Image
+    image: Image
     messages: list[Message] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
 
     def ask(self) -> tuple[Message, ...]:
         """The prompt of the next turn."""
-        pictures = () if self.messages else (self.picture,)
-        self.messages.append(Message(Role.USER, QUESTIONS[len(self.turns) % len(QUESTIONS)], pictures))
+        images = () if self.messages else (self.image,)
+        self.messages.append(Message(Role.USER, QUESTIONS[len(self.turns) % len(QUESTIONS)], images))
         return tuple(self.messages)
 
     def answer(self, text: str, turn: Turn) -> None:
         self.messages.append(Message(Role.ASSISTANT, text, token_ids=turn.token_ids or None))
         self.turns.append(turn)
 
-    def about(self, picture: Image) -> Chat:
+    def about(self, image: Image) -> Chat:
         """The same chat, but for the picture: of the same length, and nothing of it is known to the engine."""
-        first = Message(Role.USER, self.messages[0].text, (picture,))
-        return Chat(picture, [first, *self.messages[1:]], list(self.turns))
+        first = Message(Role.USER, self.messages[0].text, (image,))
+        return Chat(image, [first, *self.messages[1:]], list(self.turns))
 
 
 def make_chats(num_chats: int, seed: int) -> list[Chat]:
     """`seed` and number decide the pictures: 640 x 480, soft patches of colour, JPEG."""
-    return [Chat(_picture(seed * 1000 + number)) for number in range(num_chats)]
+    return [Chat(_image(seed * 1000 + number)) for number in range(num_chats)]
 
 
-def _picture(seed: int) -> Image:
+def _image(seed: int) -> Image:
     patches = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     PilImage.fromarray(patches).resize((640, 480), PilImage.Resampling.BICUBIC).save(buffer, "JPEG", quality=85)

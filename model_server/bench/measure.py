@@ -137,7 +137,7 @@ class Measurement:
             theirs, ours, stranger = self._chats(3)
             await self._by_tutorial([theirs], 2, 2)
             await converse(loop, ours, 1, 2, self._step)
-            unknown = ours.about(stranger.picture)
+            unknown = ours.about(stranger.image)
             await converse(loop, ours, 1, 2, self._step)
             await converse(loop, unknown, 1, 2, self._step)
             turns = (*ours.turns, unknown.turns[-1], *theirs.turns)

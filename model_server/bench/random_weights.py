@@ -77,7 +77,7 @@ def random_checkpoint(name: str, *, quantization: str = "none", is_patient: bool
     model = _random_model(config, arguments)
     side = architecture.vision_side
     image_processor = LlavaImageProcessorPil(do_pad=True, size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    forms = families.picture_forms(config, image_processor, None)
+    forms = families.image_forms(config, image_processor, None)
     eos_id: Any = tokenizer.eos_token_id
     return Checkpoint(
         name=f"{name} (random weights)",

@@ -82,10 +82,10 @@ class Tutorial:
                 ids += part
         words: Any = checkpoint.model.get_input_embeddings()
         tensor = torch.tensor([ids], device=words.weight.device)
-        is_picture = tensor == HOLE
-        embeddings: torch.Tensor = words(tensor.masked_fill(is_picture, 0))
+        is_image = tensor == HOLE
+        embeddings: torch.Tensor = words(tensor.masked_fill(is_image, 0))
         if features:
-            embeddings[is_picture] = torch.cat(features).to(embeddings)
+            embeddings[is_image] = torch.cat(features).to(embeddings)
         return embeddings
 
 

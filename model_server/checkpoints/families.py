@@ -25,7 +25,7 @@ from model_server.checkpoints.forms import ProcessorForms, SquareForms, features
 from model_server.errors import ModelLoadError
 from model_server.prompt import IMAGE_PLACEHOLDER, PromptTemplate
 from model_server.types import Image
-from model_server.vision import PictureForms
+from model_server.vision import ImageForms
 
 _TYPICAL_SIZES = ((2048, 2048), (2048, 1536), (1536, 2048), (2048, 1024), (1024, 2048), (512, 512))
 _REMOTE = "A server that runs it, such as vLLM or SGLang, can be used instead: set THREADSIGHT_ENGINE_URL to that server's address."
@@ -165,20 +165,20 @@ def prompt_template(
         raise ModelLoadError(f"I cannot use the chat template of {name}: {error}. {_REMOTE}") from error
 
 
-def picture_forms(config: Any, image_processor: Any, processor: ProcessorMixin | None) -> PictureForms:
+def image_forms(config: Any, image_processor: Any, processor: ProcessorMixin | None) -> ImageForms:
     if processor is not None:
         return ProcessorForms(processor, has_two_forms=_family(config).has_two_forms)
     num_patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     return SquareForms(image_processor, num_patches + (config.vision_feature_select_strategy != "default"))
 
 
-def num_image_tokens(forms: PictureForms, is_one_of_several: bool) -> int:
+def num_image_tokens(forms: ImageForms, is_one_of_several: bool) -> int:
     """The most tokens that a picture of a usual shape takes."""
-    pictures = [Image(b"", "image/png", "", width, height) for width, height in _TYPICAL_SIZES]
-    return max(len(forms.token_ids(picture, is_one_of_several)) for picture in pictures)
+    images = [Image(b"", "image/png", "", width, height) for width, height in _TYPICAL_SIZES]
+    return max(len(forms.token_ids(image, is_one_of_several)) for image in images)
 
 
-def max_images_per_chat(config: Any, forms: PictureForms, context_length: int) -> int:
+def max_images_per_chat(config: Any, forms: ImageForms, context_length: int) -> int:
     """As many as the family was trained with, and as leave a quarter of the context for words."""
     max_images = _family(config).max_images_per_chat
     if max_images == 1:
@@ -186,7 +186,7 @@ def max_images_per_chat(config: Any, forms: PictureForms, context_length: int) -
     return min(max_images, max(1, context_length * 3 // 4 // num_image_tokens(forms, is_one_of_several=True)))
 
 
-def check_pictures_as_embeddings(name: str, model: Any, processor: Any) -> None:
+def check_images_as_embeddings(name: str, model: Any, processor: Any) -> None:
     """For a family that is not known: raises `ModelLoadError` unless features in place of tokens give the logits of pixels."""
     if model.config.model_type in _KNOWN:
         return

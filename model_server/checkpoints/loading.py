@@ -38,7 +38,7 @@ from model_server.checkpoints.quantization import (
 )
 from model_server.errors import ModelLoadError
 from model_server.prompt import PromptTemplate
-from model_server.vision import PictureForms
+from model_server.vision import ImageForms
 
 TINY = "tiny"
 TINY_PATH = Path(__file__).parents[1] / "tiny" / "checkpoint"
@@ -53,7 +53,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerFast
     image_processor: BaseImageProcessor
     template: PromptTemplate
-    forms: PictureForms
+    forms: ImageForms
     num_image_tokens: int  # the most that one picture takes
     max_images_per_chat: int
     context_length: int
@@ -207,9 +207,9 @@ def _checkpoint(name: str, model: PreTrainedModel, parts: _Parts, planned: Plan)
     config: Any = model.config
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     eos_ids = {int(tokenizer.eos_token_id), *(eos if isinstance(eos, list) else [eos] if eos is not None else [])}
-    forms = families.picture_forms(config, image_processor, processor)
+    forms = families.image_forms(config, image_processor, processor)
     context_length = families.context_length(config)
-    families.check_pictures_as_embeddings(name, model, processor)
+    families.check_images_as_embeddings(name, model, processor)
     return Checkpoint(
         name=name,
         model=model,

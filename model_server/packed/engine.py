@@ -24,10 +24,10 @@ from model_server.packed.attention import PackedBatch, use_packed_attention
 from model_server.packed.cache import UNIT, Extent, PackedCache, make_cache, units
 from model_server.packed.sampling import choose
 from model_server.types import FinishReason, Image, Message, ModelCapabilities, SamplingParams
-from model_server.vision import BLOCK_ROWS, PictureStore, num_prompt_tokens
+from model_server.vision import BLOCK_ROWS, ImageStore, num_prompt_tokens
 
-_NUM_PICTURES = 64  # that stay encoded, if they are not too large
-_MAX_PICTURE_BYTES = 512 * 1024**2
+_NUM_IMAGES = 64  # that stay encoded, if they are not too large
+_MAX_IMAGE_BYTES = 512 * 1024**2
 _PROMPT_TOKENS_PER_STEP = {"cuda": 2048, "cpu": 256}
 
 
@@ -60,7 +60,7 @@ class PackedEngine:
         load: Callable[[], Checkpoint] | None = None,
         max_running: int = 16,
         cache_tokens: int | None = None,
-        picture_blocks: int | None = None,
+        image_blocks: int | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._load = load
@@ -74,7 +74,7 @@ class PackedEngine:
         self.num_computed_tokens = 0  # that went through it: prompts as far as they were not cached, and generated ones
         self._max_running = max_running
         self._cache_tokens = cache_tokens
-        self._num_picture_blocks = picture_blocks or self._picture_blocks(max_running)
+        self._num_image_blocks = image_blocks or self._image_blocks(max_running)
         self._take_over(checkpoint)
         self._cache: PackedCache | None = None
         self._capacity = 0
@@ -126,7 +126,7 @@ class PackedEngine:
     def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
         prompt = self._checkpoint.template.encode(messages)
         request = _Request(
-            request_id, self.pictures.pin_prompt(prompt), prompt.images, sampling, Detokenizer(self._checkpoint.tokenizer)
+            request_id, self.images.pin_prompt(prompt), prompt.images, sampling, Detokenizer(self._checkpoint.tokenizer)
         )
         with self._has_news:
             is_alive = self._thread is not None and self._thread.is_alive() and not self._is_stopping
@@ -134,7 +134,7 @@ class PackedEngine:
                 self._requests[request_id] = request
                 self._has_news.notify()
         if not is_alive:
-            self.pictures.unpin(request.images)
+            self.images.unpin(request.images)
             raise EngineFailed("The model is not running.")
 
     def cancel(self, request_id: str) -> None:
@@ -150,7 +150,7 @@ class PackedEngine:
         if self._load is not None:
             self._is_loaded = False
             self._checkpoint = replace(self._checkpoint, model=None)  # type: ignore[arg-type]  # until `start` brings it back
-            del self._model, self.pictures
+            del self._model, self.images
         gc.collect()  # modules hold each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -169,7 +169,7 @@ class PackedEngine:
         self._checkpoint = checkpoint
         self._model = checkpoint.model
         try:
-            self.pictures = PictureStore(checkpoint.model, checkpoint.forms, self._num_picture_blocks)
+            self.images = ImageStore(checkpoint.model, checkpoint.forms, self._num_image_blocks)
         except (MemoryError, RuntimeError) as error:
             raise _cannot_run(checkpoint.name, error) from error
         use_packed_attention(checkpoint.model)
@@ -269,18 +269,18 @@ class PackedEngine:
 
     def _release(self, request: _Request) -> None:
         del self._requests[request.request_id]
-        self.pictures.unpin(request.images)
+        self.images.unpin(request.images)
         if request.extent is not None and self._cache is not None:
             self._cache.give_back(request.extent)
 
-    def _picture_blocks(self, max_running: int) -> int:
+    def _image_blocks(self, max_running: int) -> int:
         """Room for a few pictures of each running chat; within a bound, but for at least one chat that is full of them."""
         checkpoint = self._checkpoint
-        blocks_per_picture = -(-checkpoint.num_image_tokens // BLOCK_ROWS)
-        wanted = blocks_per_picture * max(_NUM_PICTURES, 2 * max_running * checkpoint.max_images_per_chat)
+        blocks_per_image = -(-checkpoint.num_image_tokens // BLOCK_ROWS)
+        wanted = blocks_per_image * max(_NUM_IMAGES, 2 * max_running * checkpoint.max_images_per_chat)
         embedding: Any = checkpoint.model.get_input_embeddings()
-        bound: int = _MAX_PICTURE_BYTES // (BLOCK_ROWS * embedding.embedding_dim * embedding.weight.element_size())
-        least = blocks_per_picture + checkpoint.context_length // BLOCK_ROWS + checkpoint.max_images_per_chat
+        bound: int = _MAX_IMAGE_BYTES // (BLOCK_ROWS * embedding.embedding_dim * embedding.weight.element_size())
+        least = blocks_per_image + checkpoint.context_length // BLOCK_ROWS + checkpoint.max_images_per_chat
         return max(least, min(wanted, bound))
 
 

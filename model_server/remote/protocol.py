@@ -37,7 +37,7 @@ _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum model length|max_model_len|too long|max_tokens must be at least 1",
     re.IGNORECASE,
 )
-_NO_PICTURES = re.compile(r"image|picture|vision|multi-?modal|mmproj", re.IGNORECASE)
+_NO_IMAGES = re.compile(r"image|picture|vision|multi-?modal|mmproj", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def refusal(status: int, body: bytes) -> Refusal:
             return Refusal(
                 PromptTooLong(), "the chat is longer than its model's context: set the engine's context length to what it is"
             )
-        if _NO_PICTURES.search(words):
+        if _NO_IMAGES.search(words):
             sentence = f"The model behind me cannot look at this picture. {TELL}"
             return Refusal(EngineFailed(sentence), "its model takes no pictures, or fewer than the chat has")
     if status == 404:
@@ -138,8 +138,8 @@ def refusal(status: int, body: bytes) -> Refusal:
 def _message(message: Message) -> dict[str, Any]:
     if not message.images:
         return {"role": message.role.value, "content": message.text}
-    pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
-    return {"role": message.role.value, "content": [*pictures, {"type": "text", "text": message.text}]}
+    images = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
+    return {"role": message.role.value, "content": [*images, {"type": "text", "text": message.text}]}
 
 
 def _data_url(image: Image) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from model_server.errors import ModelServerError, PictureError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
+from model_server.errors import ImageError, ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
 from model_server.serve.request import BadRequest
 from model_server.types import FinishReason, Usage
 
@@ -102,7 +102,7 @@ def describe_error(error: ModelServerError | BadRequest) -> tuple[int, dict[str,
             return 503, error_object(sentence, "server_error", code="shutting_down"), later
         case PromptTooLong():
             return 400, error_object(sentence, "invalid_request_error", "messages", "context_length_exceeded"), {}
-        case PictureError():
+        case ImageError():
             return 400, error_object(sentence, "invalid_request_error", "messages", "invalid_image"), {}
         case RequestRefused():
             return 400, error_object(sentence, "invalid_request_error"), {}

@@ -21,11 +21,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from model_server.errors import PictureError
+from model_server.errors import ImageError
 from model_server.images import read_image
 from model_server.types import Image, Message, Role, SamplingParams
 
-FetchPicture = Callable[[str, int], Awaitable[bytes]]
+FetchImage = Callable[[str, int], Awaitable[bytes]]
 _MAX_STOP_STRINGS = 4
 _MAX_KNOWN_ANSWERS = 1024
 
@@ -71,7 +71,7 @@ class _TextPart(BaseModel):
     text: str
 
 
-class _PicturePart(BaseModel):
+class _ImagePart(BaseModel):
     type: Literal["image_url"]
     image_url: _ImageUrl
 
@@ -82,7 +82,7 @@ def _as_parts(content: object) -> object:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-_Part = Annotated[_TextPart | _PicturePart, Field(discriminator="type")]
+_Part = Annotated[_TextPart | _ImagePart, Field(discriminator="type")]
 
 
 class _ChatMessage(BaseModel):
@@ -94,8 +94,8 @@ class _ChatMessage(BaseModel):
         return "\n".join(part.text for part in self.content if isinstance(part, _TextPart))
 
     @property
-    def picture_urls(self) -> list[str]:
-        return [part.image_url.url for part in self.content if isinstance(part, _PicturePart)]
+    def image_urls(self) -> list[str]:
+        return [part.image_url.url for part in self.content if isinstance(part, _ImagePart)]
 
 
 class _StreamOptions(BaseModel):
@@ -156,10 +156,10 @@ def read_request(body: bytes) -> CompletionRequest:
 
 
 async def read_messages(
-    request: CompletionRequest, fetch: FetchPicture, max_picture_bytes: int, max_images: int
+    request: CompletionRequest, fetch: FetchImage, max_image_bytes: int, max_images: int
 ) -> tuple[Message, ...]:
     """The chat with its pictures checked, and those behind links fetched. Raises `BadRequest` or `PictureError`."""
-    num_images = sum(len(message.picture_urls) for message in request.messages)
+    num_images = sum(len(message.image_urls) for message in request.messages)
     if num_images > max_images:
         raise BadRequest(f"This model can look at {max_images} picture(s) in a chat, not {num_images}.", "messages")
     messages: list[Message] = []
@@ -176,29 +176,29 @@ async def read_messages(
             continue
         has_question = has_question or message.role == "user"
         texts += [message.text] if message.text else []
-        for url in message.picture_urls:
-            images.append(await _read_picture(url, next(names), fetch, max_picture_bytes))
+        for url in message.image_urls:
+            images.append(await _read_image(url, next(names), fetch, max_image_bytes))
     if not has_question:
         raise BadRequest("The last message must be a user's.", "messages")
     return (*messages, Message(Role.USER, "\n\n".join(texts), tuple(images)))
 
 
-async def _read_picture(url: str, name: str, fetch: FetchPicture, max_bytes: int) -> Image:
+async def _read_image(url: str, name: str, fetch: FetchImage, max_bytes: int) -> Image:
     if url[:5].lower() == "data:":
         return await asyncio.to_thread(_decode, url, name, max_bytes)
     if not url.lower().startswith(("https://", "http://")):
-        raise PictureError(name, "only data:, https: and http: URLs work.")
+        raise ImageError(name, "only data:, https: and http: URLs work.")
     return await asyncio.to_thread(read_image, await fetch(url, max_bytes), name, max_bytes=max_bytes)
 
 
 def _decode(url: str, name: str, max_bytes: int) -> Image:
     head, _, data = url.partition(",")
     if not head.lower().endswith(";base64"):
-        raise PictureError(name, "a data: URL must be encoded in base64.")
+        raise ImageError(name, "a data: URL must be encoded in base64.")
     try:
         decoded = base64.b64decode(data, validate=True)
     except ValueError:
-        raise PictureError(name, "its base64 encoding is damaged.") from None
+        raise ImageError(name, "its base64 encoding is damaged.") from None
     return read_image(decoded, name, max_bytes=max_bytes)
 
 

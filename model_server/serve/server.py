@@ -26,7 +26,7 @@ from model_server.errors import ModelServerError
 from model_server.fetch import fetch_image_url
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import Completion, StopStrings, describe_error, error_object, event, finish_reason_name
-from model_server.serve.request import BadRequest, CompletionRequest, FetchPicture, KnownAnswers, read_messages, read_request
+from model_server.serve.request import BadRequest, CompletionRequest, FetchImage, KnownAnswers, read_messages, read_request
 from model_server.stream import TokenStream
 from model_server.types import ChatRequest, Delta, Finished, Queued
 
@@ -41,7 +41,7 @@ class ServeAddressError(ModelServerError):
     """The address cannot be listened on; for the person who runs the program."""
 
 
-async def fetch_public_picture(url: str, max_bytes: int) -> bytes:
+async def fetch_public_image(url: str, max_bytes: int) -> bytes:
     return await fetch_image_url(url, max_bytes=max_bytes)
 
 
@@ -60,8 +60,8 @@ class CompletionServer:
         *,
         max_new_tokens: int = 512,
         temperature: float = 0.2,
-        max_picture_bytes: int = 20_000_000,
-        fetch: FetchPicture = fetch_public_picture,
+        max_image_bytes: int = 20_000_000,
+        fetch: FetchImage = fetch_public_image,
     ) -> None:
         if not api_key and not _is_loopback(host):
             raise ValueError("Without an API key the model would be open to everybody who can reach this machine.")
@@ -69,7 +69,7 @@ class CompletionServer:
         self._host, self._port = host, port
         self._key = hashlib.sha256(api_key.encode()).digest() if api_key else None
         self._max_new_tokens, self._temperature = max_new_tokens, temperature
-        self._max_picture_bytes, self._fetch = max_picture_bytes, fetch
+        self._max_image_bytes, self._fetch = max_image_bytes, fetch
         self._known_answers = KnownAnswers()
         self._is_draining = False
         self._started_at = int(time.time())
@@ -78,8 +78,8 @@ class CompletionServer:
 
     async def start(self) -> None:
         """Listen, and know the `url`; port 0 takes a free one. Raises `ServeAddressError`."""
-        num_pictures = self._model.capabilities.max_images_per_chat
-        max_body_bytes = min(_MAX_TEXT_BYTES + num_pictures * self._max_picture_bytes * 4 // 3, _MAX_BODY_BYTES)
+        num_images = self._model.capabilities.max_images_per_chat
+        max_body_bytes = min(_MAX_TEXT_BYTES + num_images * self._max_image_bytes * 4 // 3, _MAX_BODY_BYTES)
         app = web.Application(middlewares=[self._guard], client_max_size=max_body_bytes)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
@@ -169,7 +169,7 @@ class CompletionServer:
         request = await asyncio.to_thread(read_request, await http.read())
         self._check_model(request.model)
         max_images = self._model.capabilities.max_images_per_chat
-        messages = await read_messages(request, self._fetch, self._max_picture_bytes, max_images)
+        messages = await read_messages(request, self._fetch, self._max_image_bytes, max_images)
         completion = Completion(f"chatcmpl-{uuid.uuid4().hex}", request.model)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
         chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages), sampling)

@@ -200,29 +200,29 @@ def outline(thing: Thing) -> list[tuple[float, float]]:
 def draw(scene: Scene, side: int) -> Image.Image:
     """The scene as an RGB picture whose longer side is `side` pixels."""
     size = max(1, round(scene.width * side)), max(1, round(scene.height * side))
-    picture = _draw_background(scene.background, size)
-    pen = ImageDraw.Draw(picture)
+    image = _draw_background(scene.background, size)
+    pen = ImageDraw.Draw(image)
     for thing in scene.things:
         polygon = [((thing.x + dx) * side, (thing.y + dy) * side) for dx, dy in outline(thing)]
         pen.polygon(polygon, fill=thing.rgb)
-    return picture
+    return image
 
 
 def _draw_background(background: Background, size: tuple[int, int]) -> Image.Image:
     base = background.tones[0]
-    picture = Image.new("RGB", size, base)
+    image = Image.new("RGB", size, base)
     if background.kind == "plain":
-        return picture
+        return image
     rng = random.Random(background.seed)
     other = background.tones[1]
     width, height = size
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     match background.kind:
         case "gradient":
             mask = Image.linear_gradient("L")
             if rng.random() < 0.5:
                 mask = mask.transpose(Image.Transpose.ROTATE_90)
-            picture.paste(Image.new("RGB", size, other), mask=mask.resize(size))
+            image.paste(Image.new("RGB", size, other), mask=mask.resize(size))
         case "stripes":
             step = rng.uniform(0.03, 0.12) * max(size)
             slant = rng.choice((0.0, 0.0, 1.0))
@@ -230,7 +230,7 @@ def _draw_background(background: Background, size: tuple[int, int]) -> Image.Ima
                 x = i * step
                 pen.polygon([(x, 0), (x + step, 0), (x + step + slant * height, height), (x + slant * height, height)], fill=other)
             if rng.random() < 0.4:
-                picture = picture.transpose(Image.Transpose.ROTATE_90).resize(size)
+                image = image.transpose(Image.Transpose.ROTATE_90).resize(size)
         case "checks":
             step = rng.uniform(0.05, 0.14) * max(size)
             for row in range(int(height / step) + 1):
@@ -240,25 +240,25 @@ def _draw_background(background: Background, size: tuple[int, int]) -> Image.Ima
             for _ in range(rng.randint(3, 7)):
                 x, y, r = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.1, 0.3) * max(size)
                 pen.ellipse((x - r, y - r, x + r, y + r), fill=other)
-            picture = picture.filter(ImageFilter.BoxBlur(0.06 * max(size)))
+            image = image.filter(ImageFilter.BoxBlur(0.06 * max(size)))
         case "noise":
             noise = np.random.default_rng(background.seed).integers(-16, 17, (height, width, 3), dtype=np.int16)
-            picture = Image.fromarray((np.asarray(picture, np.int16) + noise).clip(0, 255).astype(np.uint8))
-    return picture
+            image = Image.fromarray((np.asarray(image, np.int16) + noise).clip(0, 255).astype(np.uint8))
+    return image
 
 
-def as_jpeg(picture: Image.Image, quality: int) -> Image.Image:
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
-def random_picture(scene: Scene, rng: random.Random) -> Image.Image:
+def random_image(scene: Scene, rng: random.Random) -> Image.Image:
     """The scene as it might arrive: at some size, perhaps through JPEG, perhaps resized once on its way."""
-    picture = draw(scene, rng.choice((96, 128, 160, 200, 256, 320)))
+    image = draw(scene, rng.choice((96, 128, 160, 200, 256, 320)))
     if rng.random() < 0.2:
         scale = rng.uniform(0.5, 1.5)
-        picture = picture.resize((max(48, round(picture.width * scale)), max(48, round(picture.height * scale))))
+        image = image.resize((max(48, round(image.width * scale)), max(48, round(image.height * scale))))
     if rng.random() < 0.4:
-        picture = as_jpeg(picture, rng.randint(25, 90))
-    return picture
+        image = as_jpeg(image, rng.randint(25, 90))
+    return image

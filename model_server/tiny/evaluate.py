@@ -32,23 +32,23 @@ _GREEDY = SamplingParams(max_new_tokens=128, temperature=0)
 _FIRST_SEED = 2**41  # neither trained on nor looked at while training
 
 
-def _png(picture: PilImage.Image) -> bytes:
+def _png(image: PilImage.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _jpeg(picture: PilImage.Image) -> bytes:
+def _jpeg(image: PilImage.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=30)
+    image.save(buffer, "JPEG", quality=30)
     return buffer.getvalue()
 
 
 def _resized(scene: Scene, rng: random.Random) -> bytes:
     """Drawn large or small, then resized to something else, as a chat platform does."""
-    picture = draw(scene, rng.choice((128, 480)))
+    image = draw(scene, rng.choice((128, 480)))
     scale = rng.uniform(0.6, 1.7)
-    return _png(picture.resize((round(picture.width * scale), round(picture.height * scale)), PilImage.Resampling.BILINEAR))
+    return _png(image.resize((round(image.width * scale), round(image.height * scale)), PilImage.Resampling.BILINEAR))
 
 
 def _is_square(scene: Scene) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from .draw import COLOUR_NAMES, SHAPES, SIZES, ZONES, Scene, outline, random_picture, random_scene
+from .draw import COLOUR_NAMES, SHAPES, SIZES, ZONES, Scene, outline, random_image, random_scene
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
@@ -52,11 +52,11 @@ _DENSE = ("shape", "colour")  # asked of object and background patches
 _GLOBAL = "num_things"  # asked of every patch alike
 
 
-def padded(picture: Image.Image) -> Image.Image:
+def padded(image: Image.Image) -> Image.Image:
     """The picture as the tower gets it: padded to a square in the mean colour, then resized; as the image processor does."""
-    side = max(picture.size)
+    side = max(image.size)
     square = Image.new("RGB", (side, side), PADDING)
-    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
 
 
@@ -98,16 +98,16 @@ def scene_of(seed: int) -> Scene:
 
 
 def _draw_block(seeds: range) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    pictures = np.empty((len(seeds), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    images = np.empty((len(seeds), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     labels = np.empty((len(seeds), NUM_PATCHES, len(HEADS)), np.uint8)
     for i, seed in enumerate(seeds):
         scene = scene_of(seed)
-        pictures[i] = np.asarray(padded(random_picture(scene, random.Random(seed + 1_000_003))))
+        images[i] = np.asarray(padded(random_image(scene, random.Random(seed + 1_000_003))))
         labels[i] = patch_labels(scene)
-    return pictures, labels
+    return images, labels
 
 
-def drawn_pictures(seeds: range, cache: Path, num_workers: int = 2) -> tuple[Tensor, Tensor]:
+def drawn_images(seeds: range, cache: Path, num_workers: int = 2) -> tuple[Tensor, Tensor]:
     """Pictures uint8 [N, 64, 64, 3] and labels uint8 [N, 64, heads] of the scenes with these seeds; drawn once, then read."""
     path = cache / f"pictures-{seeds.start}-{seeds.stop}.pt"
     if not path.exists():
@@ -115,16 +115,16 @@ def drawn_pictures(seeds: range, cache: Path, num_workers: int = 2) -> tuple[Ten
         with ProcessPoolExecutor(num_workers) if len(blocks) > 4 else contextlib.nullcontext() as pool:
             work = pool.map(_draw_block, blocks) if pool else map(_draw_block, blocks)
             drawn = list(tqdm(work, "drawing", len(blocks), unit="x500"))
-        pictures, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*drawn, strict=True))
+        images, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*drawn, strict=True))
         cache.mkdir(parents=True, exist_ok=True)
-        torch.save((pictures, labels), path)
+        torch.save((images, labels), path)
     loaded: tuple[Tensor, Tensor] = torch.load(path, weights_only=True)
     return loaded
 
 
-def normalised(pictures: Tensor) -> Tensor:
+def normalised(images: Tensor) -> Tensor:
     """uint8 [B, 64, 64, 3] -> float32 [B, 3, 64, 64] in CLIP's normalisation."""
-    return ((pictures.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
+    return ((images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
 
 
 def vision_config() -> CLIPVisionConfig:
@@ -139,9 +139,9 @@ def vision_config() -> CLIPVisionConfig:
     )
 
 
-def patch_features(tower: CLIPVisionModel, pictures: Tensor) -> Tensor:
+def patch_features(tower: CLIPVisionModel, images: Tensor) -> Tensor:
     """What the projector gets: the last layer's patch states without the class token, float [B, 64, 128]."""
-    hidden: Tensor = tower(pixel_values=normalised(pictures), output_hidden_states=True).hidden_states[-1]
+    hidden: Tensor = tower(pixel_values=normalised(images), output_hidden_states=True).hidden_states[-1]
     return hidden[:, 1:]
 
 
@@ -179,12 +179,12 @@ def scheduled(step: int, num_steps: int, warmup: int = 100) -> float:
 
 
 def train_tower(
-    cache: Path, num_pictures: int, num_steps: int, learning_rate: float = 2e-3, batch_size: int = 128
+    cache: Path, num_images: int, num_steps: int, learning_rate: float = 2e-3, batch_size: int = 128
 ) -> CLIPVisionModel:
     """Give a new vision tower sight. Prints accuracy on held-out pictures, and goes on where its last checkpoint was saved."""
     torch.manual_seed(0)
-    pictures, labels = drawn_pictures(range(num_pictures), cache)
-    held_out = drawn_pictures(range(HELD_OUT, HELD_OUT + 2000), cache)
+    images, labels = drawn_images(range(num_images), cache)
+    held_out = drawn_images(range(HELD_OUT, HELD_OUT + 2000), cache)
     tower, heads = CLIPVisionModel(vision_config()), nn.Linear(128, sum(HEADS.values()))
     chosen = optimizers([tower, heads], learning_rate)
     path, first_step = cache / "tower.pt", 0
@@ -196,15 +196,15 @@ def train_tower(
             optimizer.load_state_dict(state)
         first_step = saved["step"]
     bar = tqdm(range(first_step, num_steps), "vision tower", num_steps, initial=first_step, unit="step")
-    order = torch.randperm(num_pictures)
+    order = torch.randperm(num_images)
     for step in bar:
-        start = step * batch_size % (num_pictures - batch_size)
+        start = step * batch_size % (num_images - batch_size)
         rows = order[start : start + batch_size]
         for optimizer in chosen:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * scheduled(step, num_steps)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = heads(patch_features(tower, pictures[rows]))
+            logits = heads(patch_features(tower, images[rows]))
         losses = list(_losses(logits.float(), labels[rows]))
         torch.stack(losses).sum().backward()
         for optimizer in chosen:
@@ -220,9 +220,9 @@ def train_tower(
 
 
 @torch.no_grad()
-def describe_accuracy(tower: CLIPVisionModel, heads: nn.Linear, pictures: Tensor, labels: Tensor) -> str:
+def describe_accuracy(tower: CLIPVisionModel, heads: nn.Linear, images: Tensor, labels: Tensor) -> str:
     """Accuracy of each label at the things' centres (and of the count at every patch), as one line."""
-    logits = torch.cat([heads(patch_features(tower, block)) for block in pictures.split(250)])
+    logits = torch.cat([heads(patch_features(tower, block)) for block in images.split(250)])
     at_centre = labels[..., list(HEADS).index("is_centre")] == 1
     parts = []
     for index, (name, part) in enumerate(zip(HEADS, logits.split(list(HEADS.values()), dim=-1), strict=True)):

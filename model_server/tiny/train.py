@@ -44,7 +44,7 @@ from .sight import (
     NUM_PATCHES,
     PATCH_SIZE,
     STD,
-    drawn_pictures,
+    drawn_images,
     optimizers,
     patch_features,
     scheduled,
@@ -135,15 +135,15 @@ class Trainer:
             for i, row in enumerate(rows):
                 notes[i, : len(row.notes)] = torch.tensor(row.notes)
                 filled[i, : len(row.notes)] = True
-            picture = embed(notes)
+            image = embed(notes)
         else:
-            picture = self._projector(self._features[[row.seed - first_seed for row in rows]].float())
+            image = self._projector(self._features[[row.seed - first_seed for row in rows]].float())
             filled = torch.ones(len(rows), NUM_PATCHES, dtype=torch.bool)
         prefix_mask = torch.cat([torch.ones(head.shape, dtype=torch.bool), filled], 1)
         num_prefix = prefix_mask.shape[1]
         position = num_prefix + torch.from_numpy(np.stack([row.position for row in rows]))
         hidden = self._llama(
-            inputs_embeds=torch.cat([embed(head), picture, embed(tokens)], 1),
+            inputs_embeds=torch.cat([embed(head), image, embed(tokens)], 1),
             attention_mask=attention_mask(torch.from_numpy(np.stack([row.dialogue for row in rows])), prefix_mask),
             position_ids=torch.cat([torch.arange(num_prefix).expand(len(rows), -1), position], 1),
             use_cache=False,
@@ -190,7 +190,7 @@ def _average_gradients(parameters: list[nn.Parameter], num_workers: int) -> None
         gradient.copy_(part.view_as(gradient))
 
 
-def _run_stage(rank: int, stage: Stage, work: Path, num_workers: int, num_pictures: int, batch_size: int, port: int) -> None:
+def _run_stage(rank: int, stage: Stage, work: Path, num_workers: int, num_images: int, batch_size: int, port: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(rank)
     if num_workers > 1:
@@ -227,7 +227,7 @@ def _run_stage(rank: int, stage: Stage, work: Path, num_workers: int, num_pictur
     bar = tqdm(range(first_step, stage.num_steps), stage.name, stage.num_steps, initial=first_step, disable=rank > 0, unit="step")
     for step in bar:
         first = (step * num_workers + rank) * share
-        batch = [rows.row(i % num_pictures, i // num_pictures, stage.kind) for i in range(first, first + share)]
+        batch = [rows.row(i % num_images, i // num_images, stage.kind) for i in range(first, first + share)]
         for optimizer in chosen:
             for group in optimizer.param_groups:
                 group["lr"] = stage.learning_rate * scheduled(step, stage.num_steps, warmup=50)
@@ -251,13 +251,13 @@ def _run_stage(rank: int, stage: Stage, work: Path, num_workers: int, num_pictur
             path.with_suffix(".part").replace(path)
 
 
-def _prepare_features(work: Path, tower: CLIPVisionModel, num_pictures: int) -> None:
+def _prepare_features(work: Path, tower: CLIPVisionModel, num_images: int) -> None:
     """The tower is frozen from here on: what it sees in each picture is computed once. float16 [N, 64, 128]."""
-    for name, seeds in (("features", range(num_pictures)), ("features-held-out", range(HELD_OUT, HELD_OUT + 2000))):
+    for name, seeds in (("features", range(num_images)), ("features-held-out", range(HELD_OUT, HELD_OUT + 2000))):
         if not (work / f"{name}.pt").exists():
-            pictures, _ = drawn_pictures(seeds, work)
+            images, _ = drawn_images(seeds, work)
             with torch.inference_mode():
-                blocks = [patch_features(tower, block).half() for block in tqdm(pictures.split(500), name, unit="x500")]
+                blocks = [patch_features(tower, block).half() for block in tqdm(images.split(500), name, unit="x500")]
             torch.save(torch.cat(blocks), work / f"{name}.pt")
 
 
@@ -277,16 +277,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (work / "tower-done.pt").exists():
         torch.set_num_threads(args.workers)
         num_steps = max(1, round(args.effort * TOWER_STEPS))
-        torch.save(train_tower(work, args.pictures, num_steps).state_dict(), work / "tower-done.pt")
+        torch.save(train_tower(work, args.images, num_steps).state_dict(), work / "tower-done.pt")
     tower = CLIPVisionModel(vision_config())
     tower.load_state_dict(torch.load(work / "tower-done.pt", weights_only=True))
     tower.eval()
-    _prepare_features(work, tower, args.pictures)
+    _prepare_features(work, tower, args.images)
     for stage in STAGES:
         shortened = replace(stage, num_steps=max(1, round(args.effort * stage.num_steps)))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        options = (shortened, work, args.workers, args.pictures, args.batch, port)
+        options = (shortened, work, args.workers, args.images, args.batch, port)
         if args.workers == 1:
             _run_stage(0, *options)
         else:

@@ -10,12 +10,12 @@ from typing import Any
 import discord
 import pytest
 
-from adapters.desk import Desk
 from adapters.discord import DiscordAdapter
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import BOT, TOKEN, Payload
+from adapters.dispatcher import Dispatcher
 from tests.adapters.running_adapter import started
-from tests.chat_handler import MemoryChatHandler, WrittenAnswer, draw_picture
+from tests.chat_handler import MemoryChatHandler, WrittenAnswer, draw_image
+from tests.loopbacks.discord.payloads import BOT, TOKEN, Payload
+from tests.loopbacks.discord.server import DiscordLoopback
 
 ME = f"<@{BOT}>"
 
@@ -28,7 +28,7 @@ async def running(loopback: DiscordLoopback, handler: MemoryChatHandler, **setti
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapters.discord.app.CHANNEL_SECONDS", 0.0)
         patch.setattr("adapters.discord.app.WRITES_PER_SECOND", 1000.0)
-        patch.setattr(Desk.close, "__defaults__", (0.05,))  # nobody waits for answers that a test leaves open
+        patch.setattr(Dispatcher.close, "__defaults__", (0.05,))  # nobody waits for answers that a test leaves open
         adapter = DiscordAdapter(token, api_url=loopback.api_url, gateway_url=loopback.gateway_url, **quick)
         async with started(adapter, handler):
             yield adapter
@@ -77,12 +77,12 @@ class World:
         await self.stop()
         await self.start()
 
-    def picture(self, name: str = "a.png") -> Payload:
-        return self.discord.add_file(name, draw_picture())
+    def image(self, name: str = "a.png") -> Payload:
+        return self.discord.add_file(name, draw_image())
 
     async def ask(self, text: str = f"{ME} What is this?", channel: int | None = None, **more: Any) -> Payload:
         """A mention with a picture, unless `more` says otherwise."""
-        return await self.discord.post(channel or self.channel, text, **{"attachments": [self.picture()], **more})
+        return await self.discord.post(channel or self.channel, text, **{"attachments": [self.image()], **more})
 
     async def answered(self, *pieces: str) -> WrittenAnswer:
         answer = await self.handler.answer_next(*(pieces or ("A red circle.",)))

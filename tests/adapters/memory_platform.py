@@ -11,14 +11,14 @@ from typing import Any
 
 from adapters.base import Attachment, Author, ThreadKey
 from adapters.post import Post
-from adapters.surface import Page, PlaceGone
-from tests.chat_handler import TIMEOUT_SECONDS, draw_picture
+from adapters.surface import DestinationGone, Page
+from tests.chat_handler import TIMEOUT_SECONDS, draw_image
 
 ANN, BOB = Author("u-ann", "ann"), Author("u-bob", "bob")
 
 
-def picture(name: str = "drawing.png") -> Attachment:
-    data = draw_picture()
+def image(name: str = "drawing.png") -> Attachment:
+    data = draw_image()
 
     async def fetch(max_bytes: int) -> bytes:
         return data
@@ -26,14 +26,14 @@ def picture(name: str = "drawing.png") -> Attachment:
     return Attachment(name, fetch, len(data))
 
 
-class SlowPicture:
+class SlowImage:
     """A picture whose download has `begun`, and goes on when the test lets it `go`."""
 
     def __init__(self) -> None:
         self.begun, self.go = asyncio.Event(), asyncio.Event()
 
     def attachment(self) -> Attachment:
-        drawing = picture()
+        drawing = image()
 
         async def fetch(max_bytes: int) -> bytes:
             self.begun.set()
@@ -71,16 +71,16 @@ class MemoryPlatform:
         thread = post.thread or post.message_id
         return ThreadKey(self.name, post.workspace, post.channel, thread), f"{post.channel}/{thread}"
 
-    def reply_place(self, post: Post) -> str:
+    def destination(self, post: Post) -> str:
         return f"{post.channel}/{post.thread or post.message_id}"
 
-    def surface(self, reply_place: str) -> MemorySurface:
-        if reply_place in self.is_gone:
-            raise PlaceGone
-        return MemorySurface(self, reply_place)
+    def surface(self, destination: str) -> MemorySurface:
+        if destination in self.is_gone:
+            raise DestinationGone
+        return MemorySurface(self, destination)
 
-    def texts(self, reply_place: str) -> list[str]:
-        return [page.text for page in self.shown.get(reply_place, {}).values()]
+    def texts(self, destination: str) -> list[str]:
+        return [page.text for page in self.shown.get(destination, {}).values()]
 
     async def wait_for(self, is_so: Callable[[], bool]) -> None:
         async with asyncio.timeout(TIMEOUT_SECONDS), self._changed:
@@ -111,7 +111,7 @@ class MemorySurface:
     async def edit(self, reply_id: str, page: Page) -> None:
         self._check()
         if reply_id not in self.platform.shown.get(self.channel, {}):
-            raise PlaceGone
+            raise DestinationGone
         self.platform.shown[self.channel][reply_id] = page
         await self.platform.change()
 
@@ -122,4 +122,4 @@ class MemorySurface:
 
     def _check(self) -> None:
         if self.channel in self.platform.is_gone:
-            raise PlaceGone
+            raise DestinationGone

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 
-from tests.slack_server.server import SlackServer
-from tests.slack_server.state import Team
+from tests.loopbacks.slack.server import SlackServer
+from tests.loopbacks.slack.state import Team
 
 
 async def ask_slack(client: aiohttp.ClientSession) -> tuple[str, dict[str, list[str]]]:

@@ -13,12 +13,12 @@ import pytest
 from adapters.base import AnswerText
 from adapters.slack import SlackAdapter
 from tests.adapters.running_adapter import started
-from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer, draw_picture
-from tests.slack_server.people import How
-from tests.slack_server.server import SlackServer
-from tests.slack_server.state import Channel, File, Message, User
+from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer, draw_image
+from tests.loopbacks.slack.people import How
+from tests.loopbacks.slack.server import SlackServer
+from tests.loopbacks.slack.state import Channel, File, Message, User
 
-PICTURE = ("a.png", draw_picture())
+IMAGE = ("a.png", draw_image())
 
 
 @dataclass
@@ -31,12 +31,12 @@ class SlackWorld:
     general: Channel
     adapter: SlackAdapter
     stop: Callable[[], Awaitable[None]]  # the adapter; the Slack goes on
-    picture: bytes = PICTURE[1]
+    image: bytes = IMAGE[1]
 
     async def ask(
         self,
         text: str = "What is this?",
-        files: Sequence[tuple[str, bytes] | File] = (PICTURE,),
+        files: Sequence[tuple[str, bytes] | File] = (IMAGE,),
         *,
         how: How = "normal",
         thread_ts: str | None = None,

@@ -9,9 +9,9 @@ import pytest
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
 from adapters.discord.surface import HINT
-from tests.adapters.discord_payloads import ANN, BOT, GUILD, Payload, user_payload
 from tests.adapters.discord_world import ME, world
 from tests.chat_handler import TIMEOUT_SECONDS
+from tests.loopbacks.discord.payloads import ANN, BOT, GUILD, Payload, user_payload
 
 
 async def test_a_mention_with_a_picture_opens_a_thread_that_goes_on_without_mentions() -> None:
@@ -123,7 +123,7 @@ async def test_when_a_thread_cannot_be_opened_just_now_it_answers_in_the_channel
 
 async def test_a_thread_that_the_message_has_already_is_used() -> None:
     async with world() as w:
-        asked = w.discord.people_say(w.channel, f"{ME} What?", attachments=[w.picture()])
+        asked = w.discord.people_say(w.channel, f"{ME} What?", attachments=[w.image()])
         w.discord.add_thread(w.channel, BOT, id=asked["id"])
         await w.discord.dispatch("MESSAGE_CREATE", asked)
         await w.answered()

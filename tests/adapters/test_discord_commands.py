@@ -10,21 +10,21 @@ import pytest
 
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
-from adapters.desk import NOT_ALLOWED, ONLY_ASKER
 from adapters.discord.actions import (
     ALT_TEXT_QUESTION,
     FORGET_QUESTION,
-    NO_PICTURE_HERE,
+    MODAL_LOST,
+    NO_IMAGE_HERE,
     NOTHING_TO_RESET,
     SOMETHING_WRONG,
-    WINDOW_LOST,
 )
-from adapters.discord.places import Place, read_place
+from adapters.discord.destination import Destination, parse_destination
 from adapters.discord.surface import CUT, MAX_ALT_TEXT_CHARS, MAX_FOLLOW_UPS, DiscordSurface
-from adapters.surface import Page, PlaceGone
-from tests.adapters.discord_payloads import ANN, GUILD, Payload, user_payload
+from adapters.dispatcher import NOT_ALLOWED, ONLY_ASKER
+from adapters.surface import DestinationGone, Page
 from tests.adapters.discord_world import World, world
-from tests.chat_handler import TIMEOUT_SECONDS, draw_picture
+from tests.chat_handler import TIMEOUT_SECONDS, draw_image
+from tests.loopbacks.discord.payloads import ANN, GUILD, Payload, user_payload
 
 SUPPRESS_EMBEDS, EPHEMERAL = 1 << 2, 1 << 6
 BOB = user_payload(5, "bob")
@@ -32,7 +32,7 @@ BOB = user_payload(5, "bob")
 
 async def _ask(w: World, question: str = "What is this?", **more: Any) -> int:
     """/ask with a picture."""
-    file = w.picture()
+    file = w.image()
     options = [{"name": "image", "type": 11, "value": file["id"]}, {"name": "question", "type": 3, "value": question}]
     data = {"options": options, "resolved": {"attachments": {file["id"]: file}}}
     return await w.discord.command("ask", w.channel, data=data, **more)
@@ -48,14 +48,14 @@ async def _button(w: World, message: Payload, word: str, **more: Any) -> int:
     return await w.discord.click(message, next(id_ for id_ in ids if id_.startswith(f"threadsight:{word}")), **more)
 
 
-async def _open_window(w: World, target: Payload) -> Payload:
+async def _open_modal(w: World, target: Payload) -> Payload:
     return w.discord.callbacks[await _menu(w, "Ask about this image", target)]
 
 
-async def _send_window(w: World, window: Payload, text: str, *, channel: int | None = None) -> int:
-    label = window["data"]["components"][0]
+async def _send_modal(w: World, modal: Payload, text: str, *, channel: int | None = None) -> int:
+    label = modal["data"]["components"][0]
     components = [{**label, "component": {**label["component"], "value": text}}]
-    data = {"custom_id": window["data"]["custom_id"], "components": components}
+    data = {"custom_id": modal["data"]["custom_id"], "components": components}
     return await w.discord.interact(5, data, channel or w.channel)
 
 
@@ -74,7 +74,7 @@ async def test_ask_is_answered_where_it_was_asked_and_goes_on_by_replies() -> No
         await w.answered("Red.")
         key = ThreadKey("discord", str(GUILD), str(w.channel), str(interaction))
         assert [(message.key, message.text) for message in w.handler.messages] == [(key, "What is this?"), (key, "Its colour?")]
-        assert await w.handler.messages[0].attachments[0].fetch(10**7) == draw_picture()
+        assert await w.handler.messages[0].attachments[0].fetch(10**7) == draw_image()
 
 
 async def test_an_answer_to_a_command_mentions_nobody_and_its_links_do_not_unfurl() -> None:
@@ -88,10 +88,10 @@ async def test_an_answer_to_a_command_mentions_nobody_and_its_links_do_not_unfur
 
 async def test_ask_about_this_image_asks_for_the_question_first() -> None:
     async with world() as w:
-        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
-        window = await _open_window(w, target)
-        assert (window["type"], window["data"]["title"]) == (9, "Ask about this image")
-        await _send_window(w, window, "Whose is it?")
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.image("bobs.png")])
+        modal = await _open_modal(w, target)
+        assert (modal["type"], modal["data"]["title"]) == (9, "Ask about this image")
+        await _send_modal(w, modal, "Whose is it?")
         await w.answered("Bob's.")
         assert w.texts(w.channel) == ["Bob's."]
         [message] = w.handler.messages
@@ -100,34 +100,34 @@ async def test_ask_about_this_image_asks_for_the_question_first() -> None:
 
 async def test_a_window_that_is_open_over_a_restart_is_understood() -> None:
     async with world() as w:
-        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
-        other = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("other.png")])
-        window, lost = await _open_window(w, target), await _open_window(w, other)
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.image("bobs.png")])
+        other = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.image("other.png")])
+        modal, lost = await _open_modal(w, target), await _open_modal(w, other)
         await w.restart()
-        await _send_window(w, window, "Whose is it?")
+        await _send_modal(w, modal, "Whose is it?")
         await w.answered("Bob's.")
         assert w.texts(w.channel)[-1] == "Bob's."
         [message] = w.handler.messages
         assert (message.text, [attachment.name for attachment in message.attachments]) == ("Whose is it?", ["bobs.png"])
         await w.discord.delete(other)
-        await _send_window(w, lost, "And this?")
-        await w.discord.wait_for(lambda: w.texts(w.channel)[-1] == WINDOW_LOST)
+        await _send_modal(w, lost, "And this?")
+        await w.discord.wait_for(lambda: w.texts(w.channel)[-1] == MODAL_LOST)
 
 
 async def test_a_window_does_not_read_messages_of_other_channels() -> None:
     async with world() as w:
-        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
-        window = await _open_window(w, target)
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.image("bobs.png")])
+        modal = await _open_modal(w, target)
         await w.restart()
         elsewhere = w.discord.add_channel("elsewhere")
-        await _send_window(w, window, "Whose is it?", channel=elsewhere)
-        await w.discord.wait_for(lambda: WINDOW_LOST in w.texts(elsewhere))
+        await _send_modal(w, modal, "Whose is it?", channel=elsewhere)
+        await w.discord.wait_for(lambda: MODAL_LOST in w.texts(elsewhere))
         assert w.handler.messages == []
 
 
 async def test_describe_image_gives_short_alt_text_to_the_person_alone() -> None:
     async with world() as w:
-        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.picture("bobs.png")])
+        target = w.discord.people_say(w.channel, "Look!", BOB, attachments=[w.image("bobs.png")])
         interaction = await _menu(w, "Describe image", target)
         assert w.discord.callbacks[interaction]["data"]["flags"] == EPHEMERAL
         await w.answered("A red circle is on the left. " * 60)
@@ -143,7 +143,7 @@ async def test_a_message_without_a_picture_is_told_at_once(name: str) -> None:
     async with world() as w:
         target = w.discord.people_say(w.channel, "No picture", BOB)
         shown = w.discord.callbacks[await _menu(w, name, target)]
-        assert (shown["data"]["content"], shown["data"]["flags"]) == (NO_PICTURE_HERE, EPHEMERAL)
+        assert (shown["data"]["content"], shown["data"]["flags"]) == (NO_IMAGE_HERE, EPHEMERAL)
         assert w.handler.messages == []
 
 
@@ -152,7 +152,7 @@ async def test_a_command_is_answered_after_a_restart_too() -> None:
         await _ask(w)
         answer = await w.handler.next_answer()
         async with asyncio.timeout(TIMEOUT_SECONDS), w.handler.changed:
-            await w.handler.changed.wait_for(lambda: w.handler.places[answer.turn_id or 0].reply_ids)
+            await w.handler.changed.wait_for(lambda: w.handler.platform_turns[answer.turn_id or 0].reply_ids)
         await w.restart()
         await answer.add(AnswerText("A red circle."))
         await w.handler.end(answer)
@@ -165,12 +165,12 @@ async def test_a_command_is_answered_after_a_restart_too() -> None:
 
 async def test_after_its_token_an_answer_goes_on_in_the_channel_where_the_bot_is_a_member() -> None:
     async with world() as w:
-        place = Place(str(GUILD), str(w.channel), application="111", token="dead", token_until=100.0)
-        surface = DiscordSurface(w.adapter._connected, place, clock=lambda: 101.0)
+        destination = Destination(str(GUILD), str(w.channel), application="111", token="dead", token_until=100.0)
+        surface = DiscordSurface(w.adapter._connected, destination, clock=lambda: 101.0)
         moved_to = await surface.edit("@original:1", Page("A red circle."))
         assert [message["id"] for message in w.discord.bots(w.channel)] == [moved_to]
-        stranger = Place("9", "8", application="111", token="dead", token_until=100.0, is_member=False)
-        with pytest.raises(PlaceGone):
+        stranger = Destination("9", "8", application="111", token="dead", token_until=100.0, is_member=False)
+        with pytest.raises(DestinationGone):
             await DiscordSurface(w.adapter._connected, stranger, clock=lambda: 101.0).post(Page("A red circle."))
 
 
@@ -179,9 +179,9 @@ async def test_where_nothing_leads_any_more_regenerate_says_so() -> None:
         await _ask(w, authorizing_integration_owners={"1": str(ANN)})  # the person installed the app, the server did not
         answer = await w.answered("A red circle.")
         assert answer.turn_id is not None
-        turn = w.handler.places[answer.turn_id]
-        late = replace(read_place(turn.reply_place), token_until=1.0)
-        w.handler.places[answer.turn_id] = replace(turn, reply_place=str(late))
+        turn = w.handler.platform_turns[answer.turn_id]
+        late = replace(parse_destination(turn.destination), token_until=1.0)
+        w.handler.platform_turns[answer.turn_id] = replace(turn, destination=str(late))
         [shown] = w.discord.bots(w.channel)
         pressed = await _button(w, shown, "regenerate")
         assert (await w.discord.reply_to(pressed))["content"] == "I cannot write there any more."
@@ -294,10 +294,10 @@ async def test_forget_asks_before_it_deletes() -> None:
         interaction = await w.discord.command("forget", w.channel)
         asking = await w.discord.reply_to(interaction)
         assert asking["content"] == FORGET_QUESTION
-        assert w.handler.places
+        assert w.handler.platform_turns
         await _button(w, asking, "forget")
         await w.discord.wait_for(lambda: asking["content"].startswith("Done: I have deleted your question"))
-        assert not w.handler.places
+        assert not w.handler.platform_turns
         assert not asking["components"]
 
 
@@ -322,8 +322,8 @@ async def test_commands_are_told_to_discord_only_when_they_changed() -> None:
 
 
 def test_a_reply_place_keeps_its_token() -> None:
-    place = Place(str(GUILD), "1", application="111", token="secret", token_until=5.0, is_alt_text=True)
-    assert read_place(str(place)) == place
+    destination = Destination(str(GUILD), "1", application="111", token="secret", token_until=5.0, is_alt_text=True)
+    assert parse_destination(str(destination)) == destination
 
 
 async def test_a_button_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from adapters.base import AnswerText
-from adapters.discord.places import Place
+from adapters.discord.destination import Destination
 from adapters.discord.surface import DiscordSurface
 from adapters.surface import Control, Page
-from tests.adapters.discord_payloads import ARCHIVED, GUILD, TOKEN
 from tests.adapters.discord_world import ME, World, skip_identify_wait, world
 from tests.chat_handler import WrittenAnswer
+from tests.loopbacks.discord.payloads import ARCHIVED, GUILD, TOKEN
 
 POST, EDIT = r"/channels/\d+/messages", r"/channels/\d+/messages/\d+"
 
@@ -104,7 +104,7 @@ async def test_a_first_message_that_an_earlier_run_did_not_hear_of_is_found_agai
     async with world() as w:
 
         def surface() -> DiscordSurface:
-            return DiscordSurface(w.adapter._connected, Place(str(GUILD), str(w.channel)))
+            return DiscordSurface(w.adapter._connected, Destination(str(GUILD), str(w.channel)))
 
         first = await surface().post(begun)
         again = surface()
@@ -137,7 +137,7 @@ async def test_an_old_message_that_takes_no_more_edits_is_replaced() -> None:
         [shown] = w.discord.bots(thread)
         assert shown["content"] == "A red circle."
         assert shown["id"] != old["id"]
-        assert w.handler.places[answer.turn_id or 0].reply_ids == (shown["id"],)
+        assert w.handler.platform_turns[answer.turn_id or 0].reply_ids == (shown["id"],)
 
 
 async def test_a_thread_that_is_locked_or_may_not_be_written_in_any_more() -> None:
@@ -167,7 +167,7 @@ async def test_a_broken_connection_is_resumed_and_what_was_said_meanwhile_is_ans
 
 async def test_a_question_that_is_deleted_before_it_arrives_is_not_answered() -> None:
     async with world() as w:
-        deleted = w.discord.people_say(w.channel, f"{ME} Never mind", attachments=[w.picture()])
+        deleted = w.discord.people_say(w.channel, f"{ME} Never mind", attachments=[w.image()])
         await w.discord.delete(deleted)
         await w.discord.dispatch("MESSAGE_CREATE", deleted)
         await w.ask(f"{ME} This one")
@@ -205,7 +205,7 @@ async def test_a_message_before_its_thread_is_known_is_understood() -> None:
 async def test_no_address_or_token_gets_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with world() as w:
-        file = w.picture("secret.png")
+        file = w.image("secret.png")
         options = [{"name": "image", "type": 11, "value": file["id"]}]
         data = {"options": options, "resolved": {"attachments": {file["id"]: file}}}
         w.discord.fail("PATCH", r"/webhooks/.*", ("429", 0.01, False))

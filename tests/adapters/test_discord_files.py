@@ -13,13 +13,13 @@ from adapters.base import AttachmentError
 from adapters.discord.files import Downloads, Expired
 
 MAX_BYTES = 100_000
-PICTURE = b"\x89PNG" + bytes(5_000)
+IMAGE = b"\x89PNG" + bytes(5_000)
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
 
 async def _whole(request: web.Request) -> web.Response:
-    return web.Response(body=PICTURE)
+    return web.Response(body=IMAGE)
 
 
 async def _large(request: web.Request) -> web.Response:
@@ -101,7 +101,7 @@ async def fetch() -> AsyncIterator[Fetch]:
 
 
 async def test_a_whole_picture_arrives(fetch: Fetch) -> None:
-    assert await fetch("/whole") == PICTURE
+    assert await fetch("/whole") == IMAGE
 
 
 @pytest.mark.parametrize(

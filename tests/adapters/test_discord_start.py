@@ -11,10 +11,10 @@ from adapters.absence import CatchUp
 from adapters.base import AdapterError, AnswerStatus, AnswerText, Finding
 from adapters.discord.checks import NO_CONTENT, check
 from adapters.discord.setup import WRONG_TOKEN, ApplicationUnknown, application_id, invite_link
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import APPLICATION, TOKEN
 from tests.adapters.discord_world import ME, running, skip_identify_wait, world
 from tests.chat_handler import MemoryChatHandler
+from tests.loopbacks.discord.payloads import APPLICATION, TOKEN
+from tests.loopbacks.discord.server import DiscordLoopback
 
 # --- signing in
 
@@ -83,7 +83,7 @@ async def test_with_two_shards_it_still_answers_once(monkeypatch: pytest.MonkeyP
         assert w.texts(int(asked["id"])) == ["A red circle."]
         w.discord.can_resume = False
         await w.discord.drop(shard=0)
-        w.discord.people_say(w.channel, f"{ME} Missed", attachments=[w.picture()])
+        w.discord.people_say(w.channel, f"{ME} Missed", attachments=[w.image()])
         await w.answered("Caught up.")
         assert len(w.discord.identities) == 3
 
@@ -112,7 +112,7 @@ async def test_what_was_missed_is_answered_once_after_the_return() -> None:
         await w.ask("What is this?", direct)
         await w.answered("A red circle.")
         await w.stop()
-        w.discord.people_say(w.channel, f"{ME} A mention", attachments=[w.picture()])
+        w.discord.people_say(w.channel, f"{ME} A mention", attachments=[w.image()])
         w.discord.people_say(w.channel, "Nothing for the bot")
         w.discord.people_say(int(asked["id"]), "In its thread")
         w.discord.people_say(direct, "Directly")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.discord.calls import QuietLog
-from adapters.discord.places import Place, read_place
+from adapters.discord.api_errors import QuietLog
+from adapters.discord.destination import Destination, parse_destination
 from adapters.discord.setup import PERMISSIONS, invite_link, missing_permissions, setup_steps, user_install_link
 from adapters.discord.surface import MAX_ALT_TEXT_CHARS, MAX_MESSAGE_CHARS, cut_at_sentence, render
 from adapters.discord.threads import MAX_NAME_CHARS, thread_name
-from adapters.surface import Page, PlaceGone
+from adapters.surface import DestinationGone, Page
 
 WANTED = (1 << 10) | (1 << 11) | (1 << 16) | (1 << 35) | (1 << 38)
 
@@ -66,19 +66,19 @@ def test_a_thread_is_named_after_its_question() -> None:
     assert thread_name("word " * 40).endswith("word…")
 
 
-@given(st.builds(Place, guild=st.text(), channel=st.from_regex(r"[0-9]{1,19}", fullmatch=True), token=st.text()))
-def test_a_place_survives_being_written_down(place: Place) -> None:
-    assert read_place(str(place)) == place
+@given(st.builds(Destination, guild=st.text(), channel=st.from_regex(r"[0-9]{1,19}", fullmatch=True), token=st.text()))
+def test_a_place_survives_being_written_down(destination: Destination) -> None:
+    assert parse_destination(str(destination)) == destination
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '["1","x"]', "[1,2,3,4,5,6,7,8,9,10]", "C1/123.4"])
 def test_anything_else_is_no_place(text: str) -> None:
-    with pytest.raises(PlaceGone):
-        read_place(text)
+    with pytest.raises(DestinationGone):
+        parse_destination(text)
 
 
 def test_a_places_token_is_not_shown() -> None:
-    assert "secret" not in repr(Place("1", "2", token="secret"))
+    assert "secret" not in repr(Destination("1", "2", token="secret"))
 
 
 def test_an_interactions_token_does_not_get_into_the_log() -> None:

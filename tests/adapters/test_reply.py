@@ -17,7 +17,7 @@ from adapters.base import AnswerEvent, AnswerStatus, AnswerText, Ended, Notice, 
 from adapters.markdown import heal, split_pages
 from adapters.pace import Pace
 from adapters.reply import LOOKING, NOT_YET, NOTHING_SAID, STOPPED, Shown, show
-from adapters.surface import Control, Page, PlaceGone, TryLater
+from adapters.surface import Control, DestinationGone, Page, TryLater
 from tests.adapters.virtual_time import VirtualTime
 from tests.chat_handler import WrittenAnswer
 
@@ -228,7 +228,7 @@ async def test_a_question_that_was_taken_back_has_no_buttons() -> None:
 
 
 async def test_a_place_that_is_gone_stops_the_answer() -> None:
-    wall, notes = Wall(faults=[PlaceGone()]), Notes()
+    wall, notes = Wall(faults=[DestinationGone()]), Notes()
     answer = await shown(wall, AnswerText("Red"), notes=notes)
     assert answer.is_stop_wanted.is_set()
     assert notes.replies == [(7, (), True)]
@@ -248,7 +248,7 @@ async def test_a_message_that_had_to_move_is_noted_where_it_is_now() -> None:
     [
         (AnswerStatus.COMPLETE, None, Shown.DELIVERED),
         (AnswerStatus.PENDING, None, Shown.UNDELIVERED),
-        (AnswerStatus.COMPLETE, PlaceGone(), Shown.GONE),
+        (AnswerStatus.COMPLETE, DestinationGone(), Shown.GONE),
     ],
 )
 async def test_it_says_how_it_ended(status: AnswerStatus, fault: Exception | None, how: Shown) -> None:
@@ -322,7 +322,7 @@ def test_whatever_fails_in_between_the_whole_text_stands_at_the_end(
 def test_whenever_the_place_goes_the_answer_ends_quietly_and_nothing_is_tried_again(
     before: list[Exception | None], pieces: list[str]
 ) -> None:
-    wall = Wall(faults=[*before, *(PlaceGone() for _ in range(100))])
+    wall = Wall(faults=[*before, *(DestinationGone() for _ in range(100))])
     writing = Writing(wall, pieces)
     asyncio.run(writing.time.run(writing.write(), writing.show()))
     if writing.ends == [Shown.GONE]:

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.access import Access, parse_entries
 from adapters.slack.actions import HELP
-from tests.adapters.slack_world import PICTURE, SlackWorld, slack_world
+from tests.adapters.slack_world import IMAGE, SlackWorld, slack_world
 
 SHORTCUT, COMMAND = "threadsight_ask_about_image", "/threadsight"
 
@@ -75,7 +75,7 @@ async def test_a_question_by_command_gets_a_thread_of_its_own(world: SlackWorld)
     await slack.slash(world.ann, world.general, COMMAND, "ask")
     (view,) = await slack.wait_for(lambda: slack.views)
     assert [block["element"]["type"] for block in view.view["blocks"]] == ["file_input", "plain_text_input"]
-    file = slack.add_file(world.ann, *PICTURE)
+    file = slack.add_file(world.ann, *IMAGE)
     await slack.submit_view(world.ann, view, {"pictures": [file], "question": "What <!here> is it?"})
     answer = await world.handler.answer_next("A circle.")
     await world.handler.wait_delivered(answer.turn_id)
@@ -85,7 +85,7 @@ async def test_a_question_by_command_gets_a_thread_of_its_own(world: SlackWorld)
     assert "A circle." in slack.messages(world.general, root.ts)[1].shown
     (asked,) = world.handler.messages
     assert (asked.text, asked.key.thread) == ("What <!here> is it?", root.ts)
-    assert await asked.attachments[0].fetch(10**6) == PICTURE[1]
+    assert await asked.attachments[0].fetch(10**6) == IMAGE[1]
 
 
 async def test_the_command_says_where_it_cannot_write(world: SlackWorld) -> None:
@@ -101,7 +101,7 @@ async def test_the_command_says_where_it_cannot_write(world: SlackWorld) -> None
 
 async def test_the_shortcut_asks_about_a_message_in_its_thread(world: SlackWorld) -> None:
     slack = world.slack
-    post = await slack.post(world.general, world.ann, "my cat", [("cat.png", PICTURE[1])])
+    post = await slack.post(world.general, world.ann, "my cat", [("cat.png", IMAGE[1])])
     await slack.shortcut(world.ann, SHORTCUT, post)
     (view,) = await slack.wait_for(lambda: slack.views)
     assert json.loads(view.view["private_metadata"])["files"] == [post.files[0].id]
@@ -134,7 +134,7 @@ async def test_the_home_tells_how_to_and_the_quota(world: SlackWorld) -> None:
 
 async def test_windows_home_and_command_pass_slacks_rules(world: SlackWorld) -> None:
     slack = world.slack
-    post = await slack.post(world.general, world.ann, "my cat", [PICTURE])
+    post = await slack.post(world.general, world.ann, "my cat", [IMAGE])
     await slack.shortcut(world.ann, SHORTCUT, post)
     await slack.wait_for(lambda: len(slack.views) == 1)
     await slack.slash(world.ann, world.general, COMMAND, "ask")

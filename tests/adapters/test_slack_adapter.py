@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from adapters.base import AnswerText, Notice, Waiting
-from tests.adapters.slack_world import PICTURE, SlackWorld, block_types, labels, slack_world, within, words
-from tests.slack_server.payloads import message_event
-from tests.slack_server.state import ChannelKind
+from tests.adapters.slack_world import IMAGE, SlackWorld, block_types, labels, slack_world, within, words
+from tests.loopbacks.slack.payloads import message_event
+from tests.loopbacks.slack.state import ChannelKind
 
 
 @pytest.fixture
@@ -37,13 +37,13 @@ async def test_a_mention_with_a_picture_is_answered_in_its_thread(world: SlackWo
     question, answer = await world.begun("A red ")
     await answer.add(AnswerText("circle."), Notice("I left something out."))
     await world.handler.end(answer)
-    place = await world.handler.wait_delivered(answer.turn_id)
+    destination = await world.handler.wait_delivered(answer.turn_id)
 
     (shown,) = slack.answers(world.general, question.ts)
     assert words(shown) == "A red circle."
     assert block_types(shown) == ["context", "context_actions", "actions"]
     assert shown.stream == "done"
-    assert place.reply_ids == (f"{world.general.id}:{shown.ts}",)
+    assert destination.reply_ids == (f"{world.general.id}:{shown.ts}",)
     (asked,) = world.handler.messages
     key = asked.key
     assert (asked.text, key.workspace, key.channel, key.thread) == (
@@ -86,7 +86,7 @@ async def test_what_is_not_for_us_is_left_alone_and_acknowledged(world: SlackWor
 async def test_of_what_is_not_for_us_nothing_is_looked_up(world: SlackWorld) -> None:
     slack = world.slack
     link = "<https://loopback.slack.com/files/U1/F00000009/a.png>"
-    post = await slack.post(world.general, world.ann, f"hello all {link}", [PICTURE], how="thin_files")
+    post = await slack.post(world.general, world.ann, f"hello all {link}", [IMAGE], how="thin_files")
     await slack.settle()
     await slack.edit(post, f"hello everybody {link}")
     await slack.settle()
@@ -97,7 +97,7 @@ async def test_of_what_is_not_for_us_nothing_is_looked_up(world: SlackWorld) -> 
 
 async def test_a_direct_message_finds_the_earlier_picture(world: SlackWorld) -> None:
     slack, direct = world.slack, world.slack.direct(world.ann)
-    await slack.post(direct, world.ann, "look at this", [("old.png", PICTURE[1])], how="held")
+    await slack.post(direct, world.ann, "look at this", [("old.png", IMAGE[1])], how="held")
     message = await slack.post(direct, world.ann, "What is in it?")
     answer = await world.handler.answer_next("A circle.")
     await world.handler.wait_delivered(answer.turn_id)
@@ -115,8 +115,8 @@ async def test_a_direct_message_finds_the_earlier_picture(world: SlackWorld) -> 
 async def test_a_group_is_answered_when_it_mentions_the_bot_with_all_its_pictures(world: SlackWorld, kind: ChannelKind) -> None:
     slack, bob = world.slack, world.slack.add_user("bob")
     group = slack.add_channel("group", kind=kind, members=[world.ann, bob])
-    await slack.post(group, bob, "Nothing for the bot.", [PICTURE])
-    files = [("one.png", PICTURE[1]), ("two.png", PICTURE[1])]
+    await slack.post(group, bob, "Nothing for the bot.", [IMAGE])
+    files = [("one.png", IMAGE[1]), ("two.png", IMAGE[1])]
     question = await slack.post(group, world.ann, f"{slack.mention} What are these?", files)
     first = await world.handler.answer_next("Circles.")
     await world.handler.wait_delivered(first.turn_id)
@@ -130,7 +130,7 @@ async def test_a_group_is_answered_when_it_mentions_the_bot_with_all_its_picture
 
 
 async def test_a_mention_in_a_thread_uses_the_picture_at_its_root(world: SlackWorld) -> None:
-    root = await world.slack.post(world.general, world.ann, "my cat", [("cat.png", PICTURE[1])])
+    root = await world.slack.post(world.general, world.ann, "my cat", [("cat.png", IMAGE[1])])
     await world.ask("who is it?", [], thread_ts=root.ts)
     await world.handler.answer_next("A cat.")
     assert world.handler.messages[0].key.thread == root.ts

@@ -37,10 +37,10 @@ async def test_a_long_wait_shows_where_it_stands_and_can_be_stopped(world: Slack
     await slack.click(world.ann, waiting, STOP)
     await within(answer.is_stop_wanted.wait())
     await world.handler.end(answer)
-    place = await world.handler.wait_delivered(answer.turn_id)
+    destination = await world.handler.wait_delivered(answer.turn_id)
     (shown,) = slack.answers(world.general, question.ts)
     assert words(shown) == "A red"
-    assert place.reply_ids == (f"{world.general.id}:{shown.ts}",)
+    assert destination.reply_ids == (f"{world.general.id}:{shown.ts}",)
 
 
 async def test_a_long_stream_gets_a_stop_button_that_goes_at_its_end(world: SlackWorld, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from adapters.slack.checks import check
 from adapters.slack.setup import SCOPES
 from tests.adapters.slack_world import running
 from tests.chat_handler import MemoryChatHandler
-from tests.slack_server.server import SlackServer
+from tests.loopbacks.slack.server import SlackServer
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from adapters.base import AnswerText
-from adapters.desk import Desk
+from adapters.dispatcher import Dispatcher
 from tests.adapters.slack_world import SlackWorld, block_types, running, slack_world, within
-from tests.slack_server.socket_mode import DisconnectReason
+from tests.loopbacks.slack.socket_mode import DisconnectReason
 
 BROKEN: dict[str, dict[str, Any]] = {
     "error 500": {"status": 500},
@@ -121,7 +121,7 @@ async def test_a_socket_that_slack_gives_up_is_made_anew_during_an_answer(world:
 
 
 async def test_an_answer_from_before_a_restart_is_finished_in_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Desk, "close", partialmethod(Desk.close, 0.0))
+    monkeypatch.setattr(Dispatcher, "close", partialmethod(Dispatcher.close, 0.0))
     async with slack_world() as world:
         question, answer = await world.begun()
         await world.stop()
@@ -142,7 +142,7 @@ async def test_what_was_missed_is_answered_after_the_return(world: SlackWorld) -
     assert world.handler.notes  # how far it has seen
     other = slack.add_channel("other")
     await slack.post(world.general, world.ann, "And now?", thread_ts=question.ts, how="held")
-    mention = await slack.post(other, world.ann, f"{slack.mention} missed?", [("a.png", world.picture)], how="held")
+    mention = await slack.post(other, world.ann, f"{slack.mention} missed?", [("a.png", world.image)], how="held")
     await slack.post(other, world.ann, "not for us", how="held")
     await slack.post(world.general, world.ann, "!reset", thread_ts=question.ts, how="held")
     async with running(slack, world.handler):

@@ -13,9 +13,9 @@ from aiohttp import web
 from adapters.base import Attachment, AttachmentError
 from adapters.slack.files import Files, name_of
 from adapters.slack.workspaces import Workspaces
-from tests.chat_handler import draw_picture
+from tests.chat_handler import draw_image
 
-PICTURE = draw_picture()
+IMAGE = draw_image()
 SIGN_IN = "<!DOCTYPE html><html>Sign in</html>"
 Handler = Callable[[web.Request], Any]
 
@@ -24,7 +24,7 @@ class FileHost:
     """A server whose one address does what the test says."""
 
     def __init__(self) -> None:
-        self.do: Handler = lambda request: web.Response(body=PICTURE)
+        self.do: Handler = lambda request: web.Response(body=IMAGE)
         self.tokens: list[str | None] = []
         self.url = ""
         self.is_over = asyncio.Event()
@@ -81,7 +81,7 @@ async def reason(host: FileHost, url: str, **limits: Any) -> str:
 
 
 async def test_a_picture_is_downloaded_with_the_token(host: FileHost) -> None:
-    assert await fetch(host, host.url + "a.png") == PICTURE
+    assert await fetch(host, host.url + "a.png") == IMAGE
     assert host.tokens == ["Bearer xoxb-secret"]
 
 
@@ -147,9 +147,9 @@ async def test_the_token_does_not_follow_to_another_host(host: FileHost, other_h
 
 async def test_the_token_follows_on_the_same_host_but_not_for_ever(host: FileHost) -> None:
     host.do = lambda request: (
-        web.Response(body=PICTURE) if request.path == "/b.png" else web.Response(status=302, headers={"Location": "/b.png"})
+        web.Response(body=IMAGE) if request.path == "/b.png" else web.Response(status=302, headers={"Location": "/b.png"})
     )
-    assert await fetch(host, host.url + "a.png") == PICTURE
+    assert await fetch(host, host.url + "a.png") == IMAGE
     host.do = lambda request: web.Response(status=302, headers={"Location": "/b.png"})
     assert await reason(host, host.url + "a.png") == "Slack sent me in circles"
 

@@ -16,10 +16,10 @@ from adapters.slack import SlackAdapter
 from adapters.slack.oauth import open_installations
 from adapters.web import WebAdapter
 from tests.adapters.slack_install import ask_slack, come_back, install
-from tests.adapters.slack_world import PICTURE, without_rest, words
+from tests.adapters.slack_world import IMAGE, without_rest, words
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler
-from tests.slack_server.http_mode import Forgery
-from tests.slack_server.server import SlackServer
+from tests.loopbacks.slack.http_mode import Forgery
+from tests.loopbacks.slack.server import SlackServer
 
 # slack_sdk 3.47 uses aiohttp's BasicAuth
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:slack_sdk")
@@ -70,12 +70,12 @@ async def test_signed_requests_are_answered_and_others_are_not(slack: SlackServe
         assert await way.verify_url()
         forgeries: tuple[Forgery, ...] = ("wrong_signature", "old_timestamp", "no_signature")
         for way.forgery in forgeries:
-            await slack.post(general, ann, f"{slack.mention} What is this?", [PICTURE])
+            await slack.post(general, ann, f"{slack.mention} What is this?", [IMAGE])
             await slack.settle()
         assert set(way.statuses) == {401}
         assert handler.messages == []
         way.forgery = None
-        post = await slack.post(general, ann, f"{slack.mention} What is this?", [PICTURE], how="doubled")
+        post = await slack.post(general, ann, f"{slack.mention} What is this?", [IMAGE], how="doubled")
         answer = await handler.answer_next("A circle.")
         await handler.wait_delivered(answer.turn_id)
         await slack.settle()
@@ -113,7 +113,7 @@ async def test_a_workspace_installs_the_app_and_is_served_also_after_a_restart(s
         assert await come_back(client, slack.new_oauth_code(slack.team), asked["state"][0], None) == 400  # another browser
         await install(client, slack, slack.team)
         ann, general = slack.add_user("ann"), slack.add_channel("general")
-        post = await slack.post(general, ann, f"{slack.mention} What is this?", [PICTURE])
+        post = await slack.post(general, ann, f"{slack.mention} What is this?", [IMAGE])
         answer = await handler.answer_next("A circle.")
         await handler.wait_delivered(answer.turn_id)
         assert [words(message) for message in slack.answers(general, post.ts)] == ["A circle."]
@@ -138,7 +138,7 @@ async def test_a_workspace_that_removes_the_app_is_forgotten(slack: SlackServer,
                 while await installations.team_ids():  # noqa: ASYNC110 - the database tells nobody
                     await asyncio.sleep(0)
             await install(client, slack, slack.team)
-            await slack.post(general, ann, f"{slack.mention} What is this?", [PICTURE])
+            await slack.post(general, ann, f"{slack.mention} What is this?", [IMAGE])
             answer = await handler.answer_next("A circle.")
             await handler.wait_delivered(answer.turn_id)
             await slack.settle()

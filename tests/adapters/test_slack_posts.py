@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from adapters.base import AnswerText, AttachmentError, IncomingMessage
-from tests.adapters.slack_world import PICTURE, SlackWorld, slack_world, within
-from tests.slack_server.payloads import file_object, mention_event, message_event
-from tests.slack_server.people import How
+from tests.adapters.slack_world import IMAGE, SlackWorld, slack_world, within
+from tests.loopbacks.slack.payloads import file_object, mention_event, message_event
+from tests.loopbacks.slack.people import How
 
 OUTSIDE = "it lies outside of Slack, where I cannot read it; please upload it here"
 
@@ -31,7 +31,7 @@ async def test_a_post_is_one_question_with_its_picture_however_it_is_told(world:
     await world.handler.wait_delivered(answer.turn_id)
     await world.slack.settle()
     (asked,) = world.handler.messages
-    assert [await attachment.fetch(10**6) for attachment in asked.attachments] == [PICTURE[1]]
+    assert [await attachment.fetch(10**6) for attachment in asked.attachments] == [IMAGE[1]]
     assert [attachment.name for attachment in asked.attachments] == ["a.png"]
     assert world.texts(question) == ["A circle."]
 
@@ -46,7 +46,7 @@ async def test_a_post_is_one_question_with_its_picture_however_it_is_told(world:
     ],
 )
 async def test_a_file_that_cannot_be_read_has_its_reason(world: SlackWorld, mode: str, reason: str) -> None:
-    file = world.slack.add_file(world.ann, *PICTURE, mode="hosted" if mode == "elsewhere" else mode)
+    file = world.slack.add_file(world.ann, *IMAGE, mode="hosted" if mode == "elsewhere" else mode)
     if mode == "elsewhere":
         file.url = "https://evil.example/a.png"
     question = await world.ask(files=[file])
@@ -81,7 +81,7 @@ async def test_a_changed_mention_keeps_its_picture(world: SlackWorld) -> None:
 
 
 async def test_a_mention_that_an_edit_added_is_answered(world: SlackWorld) -> None:
-    post = await world.slack.post(world.general, world.ann, "look", [PICTURE])
+    post = await world.slack.post(world.general, world.ann, "look", [IMAGE])
     await world.slack.settle()
     await world.slack.edit(post, f"{world.slack.mention} look")
     answer = await world.handler.answer_next("A circle.")
@@ -107,7 +107,7 @@ async def test_files_that_are_told_late_make_the_question_anew(world: SlackWorld
 
 async def test_a_shared_message_and_a_linked_file_bring_their_pictures(world: SlackWorld) -> None:
     slack = world.slack
-    shared, linked = (slack.add_file(world.ann, name, PICTURE[1]) for name in ("shared.png", "linked.png"))
+    shared, linked = (slack.add_file(world.ann, name, IMAGE[1]) for name in ("shared.png", "linked.png"))
     link = f"https://team.slack.com/files/{world.ann.id}/{linked.id}/linked.png"
     post = await slack.post(world.general, world.ann, f"{slack.mention} both? <{link}>", how="held")
     share: dict[str, Any] = {"attachments": [{"is_share": True, "files": [file_object(shared)]}]}
@@ -121,7 +121,7 @@ async def test_a_deleted_question_takes_its_answer_along(world: SlackWorld) -> N
     question, _, _ = await world.answered()
     await world.slack.delete(question)  # a tombstone, for the answer stands below it
     await world.slack.wait_for(lambda: not world.slack.answers(world.general, question.ts))
-    assert world.handler.places == {}
+    assert world.handler.platform_turns == {}
 
 
 async def test_a_reply_that_is_deleted_takes_its_answer_along(world: SlackWorld) -> None:
@@ -131,7 +131,7 @@ async def test_a_reply_that_is_deleted_takes_its_answer_along(world: SlackWorld)
     await world.handler.wait_delivered(second.turn_id)
     await world.slack.delete(reply)
     await world.slack.wait_for(lambda: world.texts(question) == ["A circle."])
-    assert len(world.handler.places) == 1
+    assert len(world.handler.platform_turns) == 1
 
 
 async def test_a_channel_that_we_left_is_forgotten(world: SlackWorld) -> None:

@@ -31,7 +31,7 @@ from adapters.base import (
     Waiting,
 )
 from adapters.phrases import waiting_sentence
-from adapters.terminal import TerminalAdapter, _prompt, ask_once, picture_problem, printable
+from adapters.terminal import TerminalAdapter, _prompt, ask_once, image_problem, printable
 
 DONE = Ended(AnswerStatus.COMPLETE)
 
@@ -104,23 +104,23 @@ def typed(*lines: str) -> Callable[[], Awaitable[str]]:
     return read_line
 
 
-async def talk(handler: RecordingHandler, picture: str, *lines: str) -> str:
+async def talk(handler: RecordingHandler, image: str, *lines: str) -> str:
     screen = io.StringIO()
     async with asyncio.timeout(20):
-        await TerminalAdapter(picture, console=Console(file=screen, highlight=False), read_line=typed(*lines)).run(handler)
+        await TerminalAdapter(image, console=Console(file=screen, highlight=False), read_line=typed(*lines)).run(handler)
     return screen.getvalue()
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "a picture.png"
     path.write_bytes(b"bytes")
     return path
 
 
-async def test_the_picture_goes_out_with_the_first_question_only(picture: Path) -> None:
+async def test_the_picture_goes_out_with_the_first_question_only(image: Path) -> None:
     handler = RecordingHandler(Waiting(1, None), Notice("A notice."), AnswerText("It is "), AnswerText("[red]red[/red]."), DONE)
-    screen = await talk(handler, str(picture), "What is it?", "And now?")
+    screen = await talk(handler, str(image), "What is it?", "And now?")
     first, second = handler.messages
     assert (first.text, second.text) == ("What is it?", "And now?")
     assert [item.name for item in first.attachments] == ["a picture.png"]
@@ -131,19 +131,19 @@ async def test_the_picture_goes_out_with_the_first_question_only(picture: Path) 
     assert "A notice." in screen
 
 
-async def test_an_empty_line_asks_about_a_new_picture_and_is_nothing_otherwise(picture: Path) -> None:
+async def test_an_empty_line_asks_about_a_new_picture_and_is_nothing_otherwise(image: Path) -> None:
     handler = RecordingHandler(DONE)
-    await talk(handler, str(picture), "", "", "  ")
+    await talk(handler, str(image), "", "", "  ")
     assert [message.text for message in handler.messages] == [""]
 
 
-async def test_commands(picture: Path, tmp_path: Path) -> None:
+async def test_commands(image: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     other.write_bytes(b"other")
     handler = RecordingHandler(DONE)
     screen = await talk(
         handler,
-        str(picture),
+        str(image),
         "/again",
         "/help",
         "/dance",
@@ -170,23 +170,23 @@ async def test_commands(picture: Path, tmp_path: Path) -> None:
         assert sentence in screen
 
 
-async def test_a_question_may_begin_with_a_path(picture: Path) -> None:
+async def test_a_question_may_begin_with_a_path(image: Path) -> None:
     handler = RecordingHandler(DONE)
-    await talk(handler, str(picture), "/etc/passwd is a file?")
+    await talk(handler, str(image), "/etc/passwd is a file?")
     assert [message.text for message in handler.messages] == ["/etc/passwd is a file?"]
 
 
-async def test_ctrl_c_stops_the_answer_and_not_the_program(picture: Path) -> None:
+async def test_ctrl_c_stops_the_answer_and_not_the_program(image: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     handler = RecordingHandler(AnswerText("Once upon"), until_stopped=True)
-    screen = await talk(handler, str(picture), "Tell me!", "Again!")
+    screen = await talk(handler, str(image), "Tell me!", "Again!")
     assert screen.count("Once upon\n(stopped)\n") == 2
     assert len(handler.messages) == 2
     assert signal.getsignal(signal.SIGINT) is before
 
 
-async def test_errors_are_shown_as_sentences(picture: Path) -> None:
-    screen = await talk(RecordingHandler(Ended(AnswerStatus.FAILED, "I could not use it.")), str(picture), "?")
+async def test_errors_are_shown_as_sentences(image: Path) -> None:
+    screen = await talk(RecordingHandler(Ended(AnswerStatus.FAILED, "I could not use it.")), str(image), "?")
     assert "I could not use it.\n" in screen
 
 
@@ -207,17 +207,17 @@ async def test_a_real_prompt_takes_lines_and_ends_at_ctrl_d() -> None:
 # -- one question -----------------------------------------------------------------------------------------------------------
 
 
-async def test_one_question_prints_only_the_answer(picture: Path) -> None:
+async def test_one_question_prints_only_the_answer(image: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     handler = RecordingHandler(Waiting(2, 3.0), Notice("A notice."), AnswerText("It is\x1b[2J "), AnswerText("red."), DONE)
-    assert await ask_once(handler, str(picture), "What?", out, err)
+    assert await ask_once(handler, str(image), "What?", out, err)
     assert out.getvalue() == "It is[2J red.\n"
     assert err.getvalue() == "A notice.\n"
 
 
-async def test_one_question_that_fails_says_why_elsewhere(picture: Path) -> None:
+async def test_one_question_that_fails_says_why_elsewhere(image: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
-    assert not await ask_once(RecordingHandler(Ended(AnswerStatus.FAILED, "No.")), str(picture), "What?", out, err)
+    assert not await ask_once(RecordingHandler(Ended(AnswerStatus.FAILED, "No.")), str(image), "What?", out, err)
     assert (out.getvalue(), err.getvalue()) == ("", "No.\n")
 
 
@@ -231,19 +231,19 @@ async def test_a_link_travels_in_the_text() -> None:
 # -- paths ------------------------------------------------------------------------------------------------------------------
 
 
-async def test_files_that_cannot_be_read(picture: Path, tmp_path: Path) -> None:
-    assert picture_problem(str(picture)) is None
-    assert picture_problem("https://example.org/a.png") is None
-    assert "is a folder" in str(picture_problem(str(tmp_path)))
-    assert "There is no file" in str(picture_problem(str(tmp_path / "none.png")))
-    assert "\x1b" not in str(picture_problem("\x1b[2Jnone.png"))
-    assert "not a path" in str(picture_problem("a" * 5_000))
+async def test_files_that_cannot_be_read(image: Path, tmp_path: Path) -> None:
+    assert image_problem(str(image)) is None
+    assert image_problem("https://example.org/a.png") is None
+    assert "is a folder" in str(image_problem(str(tmp_path)))
+    assert "There is no file" in str(image_problem(str(tmp_path / "none.png")))
+    assert "\x1b" not in str(image_problem("\x1b[2Jnone.png"))
+    assert "not a path" in str(image_problem("a" * 5_000))
     handler = RecordingHandler(DONE)
-    await talk(handler, str(picture), "?")
+    await talk(handler, str(image), "?")
     [file] = handler.messages[0].attachments
     with pytest.raises(AttachmentError, match="larger than"):
         await file.fetch(4)
-    await asyncio.to_thread(picture.unlink)
+    await asyncio.to_thread(image.unlink)
     with pytest.raises(AttachmentError, match="no such file"):
         await file.fetch(100)
 

@@ -14,23 +14,23 @@ from hypothesis import strategies as st
 from adapters.base import Answer, AnswerStatus, AnswerText, Author, ChatView, IncomingMessage, ThreadKey, Waiting
 from adapters.web.uploads import clean_file_name, format_size
 from tests.adapters.web_client import KEY, THREAD, ask, form, open_tab, serving
-from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, draw_picture
+from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, draw_image
 
 # -- asking and listening
 
 
 async def test_a_question_reaches_the_chat_with_its_picture(client: aiohttp.ClientSession, handler: MemoryChatHandler) -> None:
-    status, body = await ask(client, form("What is it?", data=draw_picture(), name="shapes.png"))
+    status, body = await ask(client, form("What is it?", data=draw_image(), name="shapes.png"))
     assert (status, body) == (202, {"turn_id": 1})
     message = handler.messages[0]
     assert (message.key, message.message_id, message.text) == (KEY, "m" * 20, "What is it?")
-    assert [(item.name, item.size) for item in message.attachments] == [("shapes.png", len(draw_picture()))]
-    assert await message.attachments[0].fetch(10**7) == draw_picture()
+    assert [(item.name, item.size) for item in message.attachments] == [("shapes.png", len(draw_image()))]
+    assert await message.attachments[0].fetch(10**7) == draw_image()
 
 
 async def test_a_repeated_message_is_answered_once(client: aiohttp.ClientSession, handler: MemoryChatHandler) -> None:
-    first = await ask(client, form(data=draw_picture()))
-    second = await ask(client, form(data=draw_picture()))
+    first = await ask(client, form(data=draw_image()))
+    second = await ask(client, form(data=draw_image()))
     assert first == second
     chat = await handler.read_chat(KEY)
     assert chat is not None
@@ -43,7 +43,7 @@ async def test_every_tab_gets_the_answer_and_a_late_one_gets_the_text_so_far(
     async with open_tab(client, THREAD) as early, open_tab(client) as elsewhere:
         assert (await early.next("chat"))["chat"] is None
         assert (await elsewhere.next("chats"))["chats"] == []
-        await ask(client, form(data=draw_picture()))
+        await ask(client, form(data=draw_image()))
         started = await early.next("chat")
         assert (started["is_running"], started["running_turn_id"]) == (True, 1)
         assert [chat["thread"] for chat in (await elsewhere.next("chats"))["chats"]] == [THREAD]
@@ -220,12 +220,12 @@ def test_sizes_are_told_in_words() -> None:
 
 async def test_a_picture_is_served_as_a_picture_and_nothing_else(client: aiohttp.ClientSession, handler: MemoryChatHandler) -> None:
     handler.add_image(KEY, "f" * 64, b"<script>alert(1)</script>", "text/html")
-    handler.add_image(KEY, "e" * 64, draw_picture(), "image/png")
+    handler.add_image(KEY, "e" * 64, draw_image(), "image/png")
     async with client.get(f"/api/chats/{THREAD}/pictures/{'f' * 64}") as response:
         assert response.content_type == "application/octet-stream"
         assert response.headers["Content-Disposition"] == "attachment"
     async with client.get(f"/api/chats/{THREAD}/pictures/{'e' * 64}") as response:
-        assert (response.content_type, await response.read()) == ("image/png", draw_picture())
+        assert (response.content_type, await response.read()) == ("image/png", draw_image())
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
         etag = response.headers["ETag"]

@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 
 from bot.chats import Chats
-from bot.pictures import PictureReader
+from bot.images import ImageReader
 from bot.store import Store
 from bot.thread_chats import ThreadChats
 from bot.writer import AnswerWriter
@@ -114,7 +114,7 @@ async def new_chats(sqlite_store: Store, links: Links) -> AsyncIterator[Callable
     made: list[Chats] = []
 
     def make(model: ScriptedModel, **options: Any) -> Chats:
-        reader = PictureReader(1_000_000, links.fetch)
+        reader = ImageReader(1_000_000, links.fetch)
         made.append(Chats(sqlite_store, model, reader, AnswerWriter(sqlite_store, model, **options)))
         return made[-1]
 
@@ -134,7 +134,7 @@ async def new_threads(sqlite_store: Store, links: Links) -> AsyncIterator[Callab
 
     def make(model: ScriptedModel, **options: Any) -> ThreadChats:
         writer = AnswerWriter(sqlite_store, model)
-        made.append(ThreadChats(sqlite_store, model, PictureReader(1_000_000, links.fetch), writer, **options))
+        made.append(ThreadChats(sqlite_store, model, ImageReader(1_000_000, links.fetch), writer, **options))
         return made[-1]
 
     yield make

@@ -25,7 +25,7 @@ from adapters.base import (
 )
 from bot.schema import Row
 from bot.store import Store
-from model_server.errors import ModelServerError, PictureError, QueueFull, ShuttingDown
+from model_server.errors import ImageError, ModelServerError, QueueFull, ShuttingDown
 from model_server.images import read_image
 from model_server.types import (
     ChatRequest,
@@ -190,7 +190,7 @@ class Links:
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         self.asked.append(url)
         if url not in self.contents:
-            raise PictureError(url.split("//")[1], "the server answered with status 404.")
+            raise ImageError(url.split("//")[1], "the server answered with status 404.")
         return self.contents[url]
 
 

@@ -24,9 +24,9 @@ class OneQuestion:
 
     async def run(self, handler: ThreadHandler) -> None:
         if self._message_id == "deliver":
-            for place, left in await handler.undelivered("test"):
+            for platform_turn, left in await handler.undelivered("test"):
                 text = "".join([event.text async for event in left.events() if isinstance(event, AnswerText)])
-                await handler.set_reply(place.turn_id, ["reply"], is_delivered=True)
+                await handler.set_reply(platform_turn.turn_id, ["reply"], is_delivered=True)
                 print(f"delivered {text}", flush=True)
             print("all is delivered", flush=True)
             await asyncio.Event().wait()

@@ -10,7 +10,7 @@ import pytest
 from adapters.base import AnswerStatus, AnswerText, Ended, Waiting
 from bot.chats import MAX_ATTEMPTS, SHUTTING_DOWN, Chats
 from bot.store import Store
-from bot.writer import NO_PICTURE, RESTART_NOTICE
+from bot.writer import NO_IMAGE, RESTART_NOTICE
 from model_server.errors import EngineFailed
 from tests.bot.doubles import (
     QUEUE_FULL,
@@ -47,7 +47,7 @@ async def test_a_reply_to_a_question_that_was_taken_back_has_no_picture(chats: C
     second = await chats.handle(message("Second?"))
     await collect(first)
     model.refusal = None
-    assert end_of(await collect(second)).error in (NO_PICTURE, str(QUEUE_FULL))
+    assert end_of(await collect(second)).error in (NO_IMAGE, str(QUEUE_FULL))
     assert all(request.messages[0].images for request in model.requests)
 
 
@@ -104,14 +104,14 @@ async def test_a_caller_that_leaves_while_a_picture_loads_takes_nothing_back(
         await may_go_on.wait()
         return RED
 
-    picture = attachment(b"")
-    object.__setattr__(picture, "fetch", slow)
-    caller = asyncio.create_task(chats.handle(message("?", picture, message_id="m")))
+    image = attachment(b"")
+    object.__setattr__(image, "fetch", slow)
+    caller = asyncio.create_task(chats.handle(message("?", image, message_id="m")))
     async with asyncio.timeout(20):
         await arrived.wait()
         caller.cancel()
         may_go_on.set()
-        assert end_of(await ask(chats, "?", picture, message_id="m")).status is AnswerStatus.COMPLETE
+        assert end_of(await ask(chats, "?", image, message_id="m")).status is AnswerStatus.COMPLETE
     assert len(model.requests) == 1
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from adapters.base import AnswerStatus, AnswerText, Ended
 from bot.chats import MAX_QUESTION_CHARS, MAX_UNANSWERED, Chats
-from bot.pictures import PictureReader
+from bot.images import ImageReader
 from bot.questions import DEFAULT_QUESTION, NEW_CHAT
 from bot.store import Store
-from bot.writer import CUT_NOTICE, NO_PICTURE, AnswerWriter
+from bot.writer import CUT_NOTICE, NO_IMAGE, AnswerWriter
 from model_server.errors import EngineFailed
 from model_server.types import FinishReason, Role
 from tests.bot.doubles import (
@@ -107,7 +107,7 @@ async def test_an_empty_question_asks_for_a_description(chats: Chats, model: Scr
 
 
 async def test_without_any_picture_it_asks_for_one(chats: Chats, model: ScriptedModel) -> None:
-    assert end_of(await ask(chats, "What colour is it?")) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    assert end_of(await ask(chats, "What colour is it?")) == Ended(AnswerStatus.FAILED, NO_IMAGE)
     assert model.requests == []
     await ask(chats, "And now?", attachment(RED))
     assert questions(model.requests[0]) == ["And now?"]
@@ -180,8 +180,8 @@ async def test_one_thread_is_served_in_order_and_others_do_not_wait(chats: Chats
 async def test_many_threads_at_once_keep_their_own_words(chats: Chats, model: ScriptedModel) -> None:
     async def talk(name: str) -> None:
         for number in range(3):
-            pictures = [attachment(RED)] if number == 0 else []
-            events = await ask(chats, f"{name} {number}", *pictures, key=thread(name))
+            images = [attachment(RED)] if number == 0 else []
+            events = await ask(chats, f"{name} {number}", *images, key=thread(name))
             assert text_of(events) == f"Answer to: {name} {number}"
 
     await asyncio.gather(*(talk(f"t{number}") for number in range(16)))
@@ -287,17 +287,17 @@ async def test_delete_stops_what_runs_and_forgets_everything(chats: Chats, model
 async def test_every_thread_is_answered_in_order_and_one_at_a_time(sqlite_store: Store, data: st.DataObject) -> None:
     """Messages of several threads come in any order, and some come twice."""
     model = ScriptedModel()
-    chats = Chats(sqlite_store, model, PictureReader(1_000_000), AnswerWriter(sqlite_store, model))
+    chats = Chats(sqlite_store, model, ImageReader(1_000_000), AnswerWriter(sqlite_store, model))
     run = uuid.uuid4().hex
     num_threads = data.draw(st.integers(1, 3))
     sent: dict[str, list[str]] = {f"{run}-{number}": [] for number in range(num_threads)}
     answers = []
     for number in range(data.draw(st.integers(1, 8))):
         name = data.draw(st.sampled_from(sorted(sent)))
-        pictures = [] if sent[name] else [attachment(RED)]
+        images = [] if sent[name] else [attachment(RED)]
         question = f"{name} {number}"
         sent[name].append(question)
-        asked = message(question, *pictures, key=thread(name), message_id=question)
+        asked = message(question, *images, key=thread(name), message_id=question)
         answers.append(await chats.handle(asked))
         if data.draw(st.booleans()):
             assert (await chats.handle(asked)).turn_id == answers[-1].turn_id

@@ -12,7 +12,7 @@ import pytest
 from adapters.base import AnswerStatus, Author, Ended
 from bot.store import Store
 from bot.thread_chats import ThreadChats
-from bot.writer import NO_PICTURE
+from bot.writer import NO_IMAGE
 from tests.bot.doubles import (
     BLUE,
     QUEUE_FULL,
@@ -116,7 +116,7 @@ async def test_a_question_whose_picture_is_taken_away_is_refused_and_loses_its_a
     await asked(chats, "What is this?", attachment(RED), message_id="m")
     refused = await chats.ask_again(message("What is that?", message_id="m"))
     assert refused is not None
-    assert await collect(refused) == [Ended(AnswerStatus.FAILED, NO_PICTURE)]
+    assert await collect(refused) == [Ended(AnswerStatus.FAILED, NO_IMAGE)]
     [turn] = await sqlite_store.read_turns(thread())
     assert (turn.is_refused, turn.answer, turn.image_ids) == (True, "", ())
     answer = await chats.ask_again(message("What is that?", attachment(BLUE), message_id="m"))
@@ -130,8 +130,8 @@ async def test_an_edit_never_puts_a_question_to_the_picture_before_its_own(chats
     await collect(await chats.handle(blue))
     without = await chats.ask_again(replace(blue, text="What is that?", attachments=()))
     assert without is not None
-    assert end_of(await collect(without)) == Ended(AnswerStatus.FAILED, NO_PICTURE)
-    assert end_of(await ask(chats, "And this?")) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    assert end_of(await collect(without)) == Ended(AnswerStatus.FAILED, NO_IMAGE)
+    assert end_of(await ask(chats, "And this?")) == Ended(AnswerStatus.FAILED, NO_IMAGE)
     again = await chats.ask_again(blue)
     assert again is not None
     assert text_of(await collect(again)) == "Answer to: Blue?"
@@ -186,16 +186,16 @@ async def test_a_deleted_question_is_stopped_and_forgotten_with_its_picture_and_
     chats: ThreadChats, model: ScriptedModel, sqlite_store: Store
 ) -> None:
     model.gate = asyncio.Event()
-    question = replace(message("?", attachment(RED), message_id="m"), reply_place="there")
+    question = replace(message("?", attachment(RED), message_id="m"), destination="there")
     answer = await chats.handle(question)
     await begun(answer)
     assert answer.turn_id is not None
     await chats.set_reply(answer.turn_id, ["a", "b"], is_delivered=False)
     async with asyncio.timeout(20):
-        place = await chats.retract("test", "workspace", "m")
-    assert place is not None
-    assert (place.turn_id, place.key, place.message_id) == (answer.turn_id, thread(), "m")
-    assert (place.author_id, place.reply_place, place.reply_ids) == ("1", "there", ("a", "b"))
+        platform_turn = await chats.retract("test", "workspace", "m")
+    assert platform_turn is not None
+    assert (platform_turn.turn_id, platform_turn.key, platform_turn.message_id) == (answer.turn_id, thread(), "m")
+    assert (platform_turn.author_id, platform_turn.destination, platform_turn.reply_ids) == ("1", "there", ("a", "b"))
     assert end_of(await collect(answer)).status is AnswerStatus.STOPPED
     assert model.streams[0].is_cancelled
     for table in ("chats", "turns", "images", "turn_images", "replies"):
@@ -271,7 +271,7 @@ async def test_what_was_asked_about_a_deleted_picture_is_not_put_to_the_one_befo
     again = await chats.regenerate_turn(turn_id)
     assert again is not None
     assert "send me one" in str(end_of(await collect(again)).error)
-    assert end_of(await ask(chats, "And what else?")) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    assert end_of(await ask(chats, "And what else?")) == Ended(AnswerStatus.FAILED, NO_IMAGE)
     await asked(chats, "Blue, then?", attachment(BLUE))
     assert [(m.text, m.images) for m in model.requests[-1].messages] == [("Blue, then?", (image("blue"),))]
 
@@ -294,4 +294,4 @@ async def test_a_picture_that_the_full_queue_takes_back_is_not_exchanged_for_the
     monkeypatch.setattr(model, "submit", refuse_blue)
     model.gate.set()
     assert end_of(await collect(blue)) == Ended(AnswerStatus.FAILED, str(QUEUE_FULL))
-    assert end_of(await collect(following)) == Ended(AnswerStatus.FAILED, NO_PICTURE)
+    assert end_of(await collect(following)) == Ended(AnswerStatus.FAILED, NO_IMAGE)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import AnswerStatus, AnswerText, Attachment, Author, Ended, IncomingMessage, Quota
+from bot.images import ImageReader
 from bot.limits import WINDOW, Limits, Shares, Ticket
-from bot.pictures import PictureReader
 from bot.store import Store
 from bot.thread_chats import ThreadChats
 from bot.writer import AnswerWriter
@@ -41,7 +41,7 @@ async def new_limited(sqlite_store: Store) -> AsyncIterator[NewLimited]:
     made: list[ThreadChats] = []
 
     def make(model: ScriptedModel, *limits: Any) -> ThreadChats:
-        reader, writer = PictureReader(1_000_000), AnswerWriter(sqlite_store, model)
+        reader, writer = ImageReader(1_000_000), AnswerWriter(sqlite_store, model)
         made.append(ThreadChats(sqlite_store, model, reader, writer, Limits(*limits)))
         return made[-1]
 

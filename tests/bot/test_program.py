@@ -13,7 +13,7 @@ from bot.store import Store
 from model_server.checkpoints.loading import TINY_PATH
 from model_server.images import read_image
 from tests.bot.doubles import thread
-from tests.pictures import red_circle
+from tests.images import red_circle
 from tests.program import PROGRAM, environment
 
 QUESTION = "what colour is the circle?"

@@ -14,9 +14,9 @@ TIMEOUT_SECONDS = 60.0
 class Asked:
     """One answer that is being written. `hung_up` is set when the program no longer wants it."""
 
-    def __init__(self, question: str, num_pictures: int) -> None:
+    def __init__(self, question: str, num_images: int) -> None:
         self.question = question
-        self.num_pictures = num_pictures
+        self.num_images = num_images
         self.hung_up = asyncio.Event()
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
 

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import BOT, TOKEN, Payload
-from tests.pictures import red_circle
+from tests.images import red_circle
+from tests.loopbacks.discord.payloads import BOT, TOKEN, Payload
+from tests.loopbacks.discord.server import DiscordLoopback
 from tests.program import PROGRAM, process
 
 TIMEOUT_SECONDS = 45.0

@@ -10,12 +10,12 @@ import aiohttp
 
 from model_server.tiny.dialogue import Spec, tell
 from model_server.tiny.draw import Scene
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import BOT, TOKEN
 from tests.e2e.test_crowd import scene_of
 from tests.e2e.whole_program import ask, png
+from tests.loopbacks.discord.payloads import BOT, TOKEN
+from tests.loopbacks.discord.server import DiscordLoopback
+from tests.loopbacks.slack.server import SlackServer
 from tests.program import PROGRAM, process
-from tests.slack_server.server import SlackServer
 
 NUM_THREADS = 20  # on each platform
 TIMEOUT_SECONDS = 240
@@ -27,15 +27,15 @@ class Talk:
 
     def __init__(self, number: int) -> None:
         self.scene: Scene = scene_of(number)
-        self.picture = png(self.scene)
+        self.image = png(self.scene)
         spec = Spec(self.scene.things[0].shape)
         self.questions = f"What colour is the {spec.shape}?", "and where is it"
         self.answers = [tell(self.scene, spec, "colour"), tell(self.scene, spec, "position")]
 
 
 async def talk_on_discord(discord: DiscordLoopback, channel: int, talk: Talk) -> list[str]:
-    picture = discord.add_file("drawing.png", talk.picture)
-    first = await discord.post(channel, f"<@{BOT}> {talk.questions[0]}", attachments=[picture])
+    image = discord.add_file("drawing.png", talk.image)
+    first = await discord.post(channel, f"<@{BOT}> {talk.questions[0]}", attachments=[image])
     thread = int(first["id"])
 
     def ended() -> list[str]:
@@ -55,7 +55,7 @@ async def talk_on_discord(discord: DiscordLoopback, channel: int, talk: Talk) ->
 
 async def talk_on_slack(slack: SlackServer, name: str, talk: Talk) -> list[str]:
     channel, person = slack.add_channel(name), slack.add_user(name)
-    first = await slack.post(channel, person, f"{slack.mention} {talk.questions[0]}", [("drawing.png", talk.picture)])
+    first = await slack.post(channel, person, f"{slack.mention} {talk.questions[0]}", [("drawing.png", talk.image)])
 
     def ended() -> list[str]:
         answers = slack.answers(channel, first.ts)
@@ -72,7 +72,7 @@ async def talk_on_page(url: str, number: int, talk: Talk) -> list[str]:
     async with aiohttp.ClientSession(url) as client, client.ws_connect("/api/tab") as tab:
         await tab.send_json({"watch": thread})
         return [
-            await ask(client, tab, thread, talk.questions[0], talk.picture),
+            await ask(client, tab, thread, talk.questions[0], talk.image),
             await ask(client, tab, thread, talk.questions[1]),
         ]
 

@@ -26,14 +26,14 @@ def scene_of(number: int) -> Scene:
     return Scene(1.0, 1.0, Background("plain", ((255, 255, 255),), 0), (thing,))
 
 
-async def talk(url: str, number: int, scene: Scene, picture: bytes) -> list[tuple[str, str]]:
+async def talk(url: str, number: int, scene: Scene, image: bytes) -> list[tuple[str, str]]:
     """What was said, and what is right, for three turns about one picture."""
     thread = f"{number:032x}"
     spec = Spec(scene.things[0].shape)
     async with aiohttp.ClientSession(url) as client, client.ws_connect("/api/tab") as tab:
         await tab.send_json({"watch": thread})
         return [
-            (await ask(client, tab, thread, f"What colour is the {spec.shape}?", picture), tell(scene, spec, "colour")),
+            (await ask(client, tab, thread, f"What colour is the {spec.shape}?", image), tell(scene, spec, "colour")),
             (await ask(client, tab, thread, "and where is it", None), tell(scene, spec, "position")),
             (await ask(client, tab, thread, "how many shapes are there?", None), tell(scene, EVERYTHING, "count")),
         ]
@@ -44,7 +44,7 @@ async def test_sixteen_chats_at_once_are_all_answered_rightly(
 ) -> None:
     longest_stall = 0.0
     scenes = [scene_of(number) for number in range(NUM_CHATS)]
-    pictures = [png(scene) for scene in scenes]  # not while the stalls are watched: these are the users' machines' work
+    images = [png(scene) for scene in scenes]  # not while the stalls are watched: these are the users' machines' work
 
     async def watch_for_stalls() -> None:
         nonlocal longest_stall
@@ -56,7 +56,7 @@ async def test_sixteen_chats_at_once_are_all_answered_rightly(
 
     async with running_program(tmp_path) as url:
         watcher = asyncio.create_task(watch_for_stalls())
-        talks = await asyncio.gather(*(talk(url, number, scenes[number], pictures[number]) for number in range(NUM_CHATS)))
+        talks = await asyncio.gather(*(talk(url, number, scenes[number], images[number]) for number in range(NUM_CHATS)))
         watcher.cancel()
     wrong = [(number, said, right) for number, turns in enumerate(talks) for said, right in turns if said != right]
     assert wrong == []

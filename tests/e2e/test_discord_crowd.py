@@ -6,18 +6,18 @@ import asyncio
 from pathlib import Path
 
 from model_server.tiny.dialogue import EVERYTHING, Spec, tell
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import Payload
 from tests.e2e.discord_program import NUMBER, PLACE, answered, ask, program, thread_of
 from tests.e2e.test_crowd import scene_of
 from tests.e2e.whole_program import png
+from tests.loopbacks.discord.payloads import Payload
+from tests.loopbacks.discord.server import DiscordLoopback
 
 NUM_THREADS = 50
 
 
 async def test_fifty_threads_at_once_are_answered_in_order_each_in_its_place(tmp_path: Path) -> None:
     scenes = [scene_of(number) for number in range(NUM_THREADS)]
-    pictures = [png(scene) for scene in scenes]
+    images = [png(scene) for scene in scenes]
     async with DiscordLoopback().serving() as discord:
         discord.limits.is_enforced = True
         general = discord.add_channel()
@@ -25,8 +25,8 @@ async def test_fifty_threads_at_once_are_answered_in_order_each_in_its_place(tmp
         async def talk(number: int) -> Payload:
             """One question, and when it is answered two more at once."""
             scene, spec = scenes[number], Spec(scenes[number].things[0].shape)
-            picture = discord.add_file(f"{number}.png", pictures[number])
-            question = await ask(discord, general, f"What colour is the {spec.shape}?", attachments=[picture])
+            image = discord.add_file(f"{number}.png", images[number])
+            question = await ask(discord, general, f"What colour is the {spec.shape}?", attachments=[image])
             thread, colour = thread_of(question), tell(scene, spec, "colour")
             await answered(discord, thread, colour, seconds=240)
             await discord.post(thread, PLACE)

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import Payload
 from tests.e2e.discord_program import (
     COLOUR,
     ME,
@@ -26,7 +24,9 @@ from tests.e2e.discord_program import (
     seen,
     thread_of,
 )
-from tests.pictures import red_circle
+from tests.images import red_circle
+from tests.loopbacks.discord.payloads import Payload
+from tests.loopbacks.discord.server import DiscordLoopback
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EDIT = r"/channels/{}/messages/\d+"
@@ -104,9 +104,9 @@ async def test_pictures_that_do_not_arrive_are_named_and_nothing_is_said_about_t
     discord = place.discord
 
     async def see(name: str, *faults: Any) -> str:
-        picture = discord.add_file(name, red_circle())
+        image = discord.add_file(name, red_circle())
         discord.fail("GET", rf"/cdn/\d+/{name}", *faults)
-        thread = thread_of(await place.ask(attachments=[picture]))
+        thread = thread_of(await place.ask(attachments=[image]))
         await discord.wait_for(lambda: ended(discord, thread), TIMEOUT_SECONDS)
         [shown] = seen(discord, thread)
         assert name in shown

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import GUILD, Payload, user_payload
 from tests.e2e.discord_program import (
     COLOUR,
     ME,
@@ -27,7 +25,9 @@ from tests.e2e.discord_program import (
     seen,
     thread_of,
 )
-from tests.pictures import red_circle
+from tests.images import red_circle
+from tests.loopbacks.discord.payloads import GUILD, Payload, user_payload
+from tests.loopbacks.discord.server import DiscordLoopback
 
 
 @pytest.fixture

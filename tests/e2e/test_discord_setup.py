@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 from adapters.discord.setup import WRONG_TOKEN, invite_link
-from tests.adapters.discord_loopback import DiscordLoopback
-from tests.adapters.discord_payloads import APPLICATION, TOKEN
 from tests.e2e.discord_program import TIMEOUT_SECONDS
+from tests.loopbacks.discord.payloads import APPLICATION, TOKEN
+from tests.loopbacks.discord.server import DiscordLoopback
 from tests.program import PROGRAM, environment
 
 ALL_BUT_THREADS = (1 << 10) | (1 << 11) | (1 << 16) | (1 << 38)

@@ -13,7 +13,7 @@ import pytest
 from transformers import LlavaForConditionalGeneration
 
 from tests.e2e.whole_program import TIMEOUT_SECONDS, ask, running_program
-from tests.pictures import red_circle
+from tests.images import red_circle
 
 THREAD = "f" * 32
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Locator, Page, expect
 
 from adapters.base import AnswerStatus, AnswerText, Notice, Waiting
-from tests.chat_handler import draw_picture
+from tests.chat_handler import draw_image
 from tests.e2e.conftest import Site
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -31,7 +31,7 @@ PASTE = """(base64) => {
 
 
 async def drop(page: Page, *, name: str = "shapes.png", data: bytes | None = None) -> None:
-    encoded = base64.b64encode(draw_picture() if data is None else data).decode()
+    encoded = base64.b64encode(draw_image() if data is None else data).decode()
     await page.evaluate(DROP, ["#main", encoded, name, "image/png"])
 
 
@@ -44,7 +44,7 @@ def answers(page: Page) -> Locator:
     return page.locator(".answer-text:visible")
 
 
-async def show_picture(site: Site, page: Page, answer: str = "I see a red circle.") -> None:
+async def show_image(site: Site, page: Page, answer: str = "I see a red circle.") -> None:
     await drop(page)
     await ask(page, "What do you see?")
     await site.handler.answer_next(answer)
@@ -75,22 +75,22 @@ async def test_drop_a_picture_ask_and_watch_the_answer_arrive(site: Site) -> Non
     await expect(page.locator("#announcer")).to_have_text("Answer: I see a **red** circle.")
     await expect(page.get_by_text("Older turns were left out.", exact=True)).to_be_visible()
     await expect(page.get_by_role("button", name="Send")).to_be_visible()
-    picture = page.get_by_alt_text("The picture of this chat")
-    await expect(picture).to_have_attribute("src", re.compile("^/api/chats/.*/pictures/"))
-    assert await picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+    image = page.get_by_alt_text("The picture of this chat")
+    await expect(image).to_have_attribute("src", re.compile("^/api/chats/.*/pictures/"))
+    assert await image.evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
     message = site.handler.messages[0]
     assert (message.text, message.attachments[0].name) == ("What do you see?", "shapes.png")
 
 
 async def test_the_chat_goes_on_and_a_new_picture_starts_a_new_one(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     await ask(page, "What colour is it?")
     await site.handler.answer_next("Red.")
     await expect(answers(page)).to_have_text(["I see a red circle.", "Red."])
     first, second = site.handler.messages
     assert first.key == second.key == site.thread_of(page)
-    await page.evaluate(PASTE, base64.b64encode(draw_picture()).decode())
+    await page.evaluate(PASTE, base64.b64encode(draw_image()).decode())
     await expect(page.get_by_text("Starts a new chat")).to_be_visible()
     await ask(page, "And this?")
     await site.handler.answer_next("A square.")
@@ -105,7 +105,7 @@ async def test_choose_a_file_and_send_it_without_a_question(site: Site) -> None:
     page = await site.open()
     async with page.expect_file_chooser() as chooser:
         await page.locator("#drop-zone").click()
-    await (await chooser.value).set_files({"name": "a.png", "mimeType": "image/png", "buffer": draw_picture()})
+    await (await chooser.value).set_files({"name": "a.png", "mimeType": "image/png", "buffer": draw_image()})
     await page.get_by_role("button", name="Send").click()
     await site.handler.answer_next("A circle.")
     await expect(answers(page)).to_have_text(["A circle."])
@@ -143,7 +143,7 @@ async def test_stop_keeps_what_was_written(site: Site, by_key: bool) -> None:
 
 async def test_regenerate_replaces_the_answer(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     await page.get_by_role("button", name="Regenerate").click()
     answer = await site.handler.next_answer()
     await answer.add(AnswerText("A red"))
@@ -170,7 +170,7 @@ async def test_a_reload_in_the_middle_goes_on_showing_the_answer(site: Site) -> 
 
 async def test_a_second_tab_follows(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     other = await site.open_tab(page.context)
     await expect(other.locator(".chat-title")).to_have_text(["What do you see?"])
     await other.locator(".chat-link").click()
@@ -188,7 +188,7 @@ async def test_a_second_tab_follows(site: Site) -> None:
 
 async def test_the_page_comes_back_by_itself_after_a_restart_and_sends_what_was_left(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     await site.stop()
     await expect(page.get_by_text("The connection is lost. Trying again…")).to_be_visible()
     await ask(page, "Where is it?")
@@ -204,7 +204,7 @@ async def test_the_page_comes_back_by_itself_after_a_restart_and_sends_what_was_
 
 async def test_delete_asks_first(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     key = site.thread_of(page)
     await page.locator(".chat").hover()
     await page.get_by_role("button", name="Delete the chat What do you see?").click()
@@ -247,7 +247,7 @@ async def test_a_full_queue_is_told_and_the_question_can_be_sent_again(site: Sit
 
 async def test_a_picture_that_the_browser_cannot_show_is_told_in_words(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     await expect(page.get_by_alt_text("The picture of this chat")).to_be_visible()
     heic = b"\0\0\0\x18ftypheic, and the rest is nothing that Chromium could decode"
     await page.route("**/pictures/*", lambda route: route.fulfill(body=heic, content_type="image/heic"))
@@ -257,7 +257,7 @@ async def test_a_picture_that_the_browser_cannot_show_is_told_in_words(site: Sit
 
 async def test_a_failed_answer_says_why_and_can_be_asked_for_again(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     await ask(page, "Where?")
     await site.handler.end(await site.handler.next_answer(), AnswerStatus.FAILED, "The model broke.")
     await expect(page.locator(".answer-error:visible")).to_have_text(["The model broke."])
@@ -296,7 +296,7 @@ async def test_what_a_model_writes_stays_text(site: Site, text: str) -> None:
 
 async def test_markdown_is_shown_plainly(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page, "Things")
+    await show_image(site, page, "Things")
     await ask(page, "List them")
     await site.handler.answer_next("# Two\n\n- a *red* circle\n- 2 * 3 * 4\n\n3. `x < y`\n\n```py\nprint(1)\n```\nlast **open")
     last = answers(page).last
@@ -336,7 +336,7 @@ async def test_keyboard_alone_is_enough(site: Site) -> None:
 
 async def test_a_phone_has_a_drawer_and_nothing_is_cut_off(site: Site) -> None:
     page = await site.open(viewport={"width": 360, "height": 700}, is_phone=True)
-    await show_picture(site, page, "A very long word: " + "x" * 300)
+    await show_image(site, page, "A very long word: " + "x" * 300)
     assert await page.evaluate("document.documentElement.scrollWidth") == 360
     assert await page.get_by_label("Your question").evaluate("node => parseFloat(getComputedStyle(node).fontSize)") >= 16
     await expect(page.locator("#sidebar")).to_be_hidden()
@@ -352,7 +352,7 @@ async def test_a_phone_has_a_drawer_and_nothing_is_cut_off(site: Site) -> None:
 @pytest.mark.parametrize("is_dark", [False, True])
 async def test_words_stand_out_from_their_ground(site: Site, is_dark: bool) -> None:
     page = await site.open(is_dark=is_dark)
-    await show_picture(site, page)
+    await show_image(site, page)
     await ask(page, "Where?")
     answer = await site.handler.next_answer()
     await answer.add(Notice("A notice."), AnswerText("`code`"))
@@ -365,7 +365,7 @@ async def test_words_stand_out_from_their_ground(site: Site, is_dark: bool) -> N
 
 async def test_every_control_has_a_name_and_every_picture_an_alt_text(site: Site) -> None:
     page = await site.open()
-    await show_picture(site, page)
+    await show_image(site, page)
     await drop(page)
     await expect(page.get_by_role("button", name="Remove the picture")).to_be_visible()
     nameless = await page.evaluate(
@@ -406,7 +406,7 @@ async def test_a_token_opens_the_page_once(site: Site) -> None:
     await expect(page.get_by_text("That is not the right token.")).to_be_visible()
     await page.get_by_label("Token").fill(site.token)
     await page.get_by_label("Token").press("Enter")
-    await show_picture(site, page)
+    await show_image(site, page)
     await page.reload()
     await expect(answers(page)).to_have_text(["I see a red circle."])
     site.complaints = [complaint for complaint in site.complaints if "403" not in complaint]  # logged by the browser

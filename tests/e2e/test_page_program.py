@@ -16,7 +16,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from model_server.checkpoints.loading import TINY_PATH
-from tests.chat_handler import draw_picture
+from tests.chat_handler import draw_image
 from tests.program import PROGRAM, environment
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ async def test_ask_reload_restart_and_ask_on(browser: Browser, tmp_path: Path) -
     question = page.get_by_label("Your question")
     async with running_program(tmp_path) as url:
         await page.goto(url)
-        await page.set_input_files("#file", {"name": "shapes.png", "mimeType": "image/png", "buffer": draw_picture((400, 300))})
+        await page.set_input_files("#file", {"name": "shapes.png", "mimeType": "image/png", "buffer": draw_image((400, 300))})
         await question.fill("What colour is the circle?")
         await question.press("Enter")
         await expect(page.get_by_role("button", name="Regenerate")).to_be_visible(timeout=60_000)

@@ -22,7 +22,7 @@ from model_server.loop import InferenceLoop
 from model_server.remote.connection import RemoteServer
 from model_server.remote.engine import open_remote
 from tests.bot.doubles import ask, attachment, end_of, message, text_of, thread
-from tests.pictures import red_circle
+from tests.images import red_circle
 from tests.program import PROGRAM, ROOT, environment, process
 
 TIMEOUT_SECONDS = 120

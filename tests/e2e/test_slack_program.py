@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import red_circle
+from tests.images import red_circle
+from tests.loopbacks.slack.server import SlackServer
+from tests.loopbacks.slack.state import Channel, Message
 from tests.program import PROGRAM, process
-from tests.slack_server.server import SlackServer
-from tests.slack_server.state import Channel, Message
 
 TIMEOUT_SECONDS = 120
 READY = r"Threadsight is ready: Slack[^\n]*"

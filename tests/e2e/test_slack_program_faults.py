@@ -16,11 +16,11 @@ import pytest
 
 from tests.e2e.dictated_model import Asked, DictatedModel
 from tests.e2e.test_slack_program import end, program
-from tests.pictures import red_circle
-from tests.slack_server.server import SlackServer
-from tests.slack_server.state import Channel, Message, User
+from tests.images import red_circle
+from tests.loopbacks.slack.server import SlackServer
+from tests.loopbacks.slack.state import Channel, Message, User
 
-PICTURE = ("circle.png", red_circle())
+IMAGE = ("circle.png", red_circle())
 BEGINNING, REST = "There is ", "a red circle in the middle."
 WITHIN_SECONDS = 30.0
 
@@ -39,9 +39,9 @@ class World:
 
     async def ask(self, name: str) -> tuple[Message, Asked]:
         channel = self.slack.add_channel(name)
-        post = await self.slack.post(channel, self.ann, f"{self.slack.mention} What is in {name}?", [PICTURE])
+        post = await self.slack.post(channel, self.ann, f"{self.slack.mention} What is in {name}?", [IMAGE])
         asked = await self.model.next()
-        assert (asked.question, asked.num_pictures) == (f"What is in {name}?", 1)
+        assert (asked.question, asked.num_images) == (f"What is in {name}?", 1)
         return post, asked
 
     async def begin(self, name: str) -> tuple[Message, Asked]:
@@ -199,7 +199,7 @@ async def _question_changes(world: World) -> None:
     post, asked = await world.begin("changed")
     await world.slack.edit(post, f"{world.slack.mention} How many are there?")
     again = await world.model.next()
-    assert (again.question, again.num_pictures) == ("How many are there?", 1)
+    assert (again.question, again.num_images) == ("How many are there?", 1)
     async with asyncio.timeout(WITHIN_SECONDS):
         await asked.hung_up.wait()
     again.end("One.")

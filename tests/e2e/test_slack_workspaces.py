@@ -12,13 +12,13 @@ import pytest
 from tests.adapters.slack_install import install
 from tests.e2e.dictated_model import DictatedModel
 from tests.e2e.test_slack_program import answer, end, program
-from tests.pictures import red_circle
-from tests.slack_server.server import SlackServer
-from tests.slack_server.state import Channel, Message, Team, User
+from tests.images import red_circle
+from tests.loopbacks.slack.server import SlackServer
+from tests.loopbacks.slack.state import Channel, Message, Team, User
 
 BOTH_READY = r"(?s)ready: http\S+.*ready: Slack[^\n]*|ready: Slack.*ready: http\S+(?=\n)"
 WEB_TOKEN = "sixteen-characters-or-more"
-PICTURE = ("circle.png", red_circle())
+IMAGE = ("circle.png", red_circle())
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def model() -> AsyncIterator[DictatedModel]:
 
 async def ask(slack: SlackServer, model: DictatedModel, team: Team, channel: Channel, person: User) -> Message:
     """A question in a workspace, which is answered there with the workspace's name."""
-    post = await slack.post(channel, person, f"<@{team.bot_user_id}> What is there?", [PICTURE])
+    post = await slack.post(channel, person, f"<@{team.bot_user_id}> What is there?", [IMAGE])
     (await model.next()).end(f"A circle, seen in {team.name}.")
     await answer(slack, channel, post.ts, f"A circle, seen in {team.name}.")
     return post
@@ -99,7 +99,7 @@ async def forged_events_are_refused(slack: SlackServer, url: str, channel: Chann
     """Nothing is asked of the model, which the next question would show."""
     way = slack.deliver_http(f"{url}slack/events")
     way.forgery = "wrong_signature"
-    await slack.post(channel, person, f"{slack.mention} Forged?", [PICTURE])
+    await slack.post(channel, person, f"{slack.mention} Forged?", [IMAGE])
     await slack.settle()
     assert set(way.statuses) == {401}
     way.forgery = None

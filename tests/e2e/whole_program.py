@@ -45,15 +45,15 @@ async def ask(
     tab: aiohttp.ClientWebSocketResponse,
     thread: str,
     text: str,
-    picture: bytes | None = None,
+    image: bytes | None = None,
     told: list[dict[str, Any]] | None = None,
 ) -> str:
     """The answer, as a tab that watches the thread gets it; what the tab was told on the way goes into `told`."""
     fields = aiohttp.FormData(default_to_multipart=True)
     fields.add_field("message_id", f"{thread[-2:]}-{len(text)}-{text.encode().hex()[:40]}")
     fields.add_field("text", text)
-    if picture is not None:
-        fields.add_field("picture", picture, filename="drawing.png", content_type="image/png")
+    if image is not None:
+        fields.add_field("picture", image, filename="drawing.png", content_type="image/png")
     async with client.post(f"/api/chats/{thread}/messages", data=fields) as response:
         assert response.status == 202, await response.text()
         turn_id = (await response.json())["turn_id"]

@@ -82,7 +82,7 @@ def checkpoint(random_llava: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[..., Image]:
+def image() -> Callable[..., Image]:
     """A plain picture of one colour."""
 
     def make(colour: str, size: tuple[int, int] = (48, 32)) -> Image:

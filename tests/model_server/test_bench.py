@@ -115,8 +115,8 @@ async def test_a_server_has_the_same_conversations(server: tuple[OpenAIServer, s
     assert openai.keys == {None}  # no key of ours goes to a server that was only named here
     for body in openai.bodies:
         assert (body["model"], body["max_tokens"], body["temperature"], body["stream"]) == ("far", 5, 0, True)
-        picture = next(part for part in body["messages"][0]["content"] if part["type"] == "image_url")
-        data = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
+        image = next(part for part in body["messages"][0]["content"] if part["type"] == "image_url")
+        data = base64.b64decode(image["image_url"]["url"].partition(",")[2])
         assert data.startswith(b"\xff\xd8")
     assert sorted(len(body["messages"]) for body in openai.bodies) == [1, 1, 3, 3]
     assert all(body["messages"][1]["content"] == "one two three" for body in openai.bodies if len(body["messages"]) == 3)
@@ -150,10 +150,10 @@ def test_both_sides_use_the_same_weights(checkpoint: Checkpoint) -> None:
 
 def test_each_chat_has_a_picture_of_its_own_and_a_repeat_has_the_same() -> None:
     first, again, other = make_chats(3, 1), make_chats(3, 1), make_chats(3, 2)
-    pictures = [chat.picture.sha256 for chat in first]
-    assert len({*pictures, *(chat.picture.sha256 for chat in other)}) == 6
-    assert [chat.picture.sha256 for chat in again] == pictures
-    assert to_pil(first[0].picture).size == (640, 480)
+    images = [chat.image.sha256 for chat in first]
+    assert len({*images, *(chat.image.sha256 for chat in other)}) == 6
+    assert [chat.image.sha256 for chat in again] == images
+    assert to_pil(first[0].image).size == (640, 480)
 
 
 async def test_an_event_loop_that_stands_still_is_seen() -> None:

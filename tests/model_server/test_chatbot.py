@@ -12,7 +12,7 @@ import pytest
 
 from model_server import LLaVAChatBot
 from model_server.checkpoints.loading import Checkpoint, load_checkpoint
-from model_server.errors import ModelLoadError, PictureError
+from model_server.errors import ImageError, ModelLoadError
 from model_server.prompt import SYSTEM
 from model_server.types import Image
 
@@ -24,9 +24,9 @@ def bot(random_llava: Path) -> Iterator[LLaVAChatBot]:
 
 
 @pytest.fixture
-def red(tmp_path: Path, picture: Callable[..., Image]) -> Path:
+def red(tmp_path: Path, image: Callable[..., Image]) -> Path:
     path = tmp_path / "red.png"
-    path.write_bytes(picture("red").data)
+    path.write_bytes(image("red").data)
     return path
 
 
@@ -67,11 +67,11 @@ def test_there_must_be_a_chat(random_llava: Path, red: Path) -> None:
 
 def test_bad_pictures(bot: LLaVAChatBot, tmp_path: Path, red: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(PictureError, match=r"notes\.txt"):
+    with pytest.raises(ImageError, match=r"notes\.txt"):
         bot.start_new_chat(tmp_path / "notes.txt", "what?")
-    with pytest.raises(PictureError, match="no such file"):
+    with pytest.raises(ImageError, match="no such file"):
         bot.setup_image(tmp_path / "missing.png")
-    with pytest.raises(PictureError, match="private or local"):
+    with pytest.raises(ImageError, match="private or local"):
         bot.setup_image("http://127.0.0.1:9/cat.png")
 
 

@@ -28,7 +28,7 @@ from model_server.packed.engine import PackedEngine
 from model_server.stream import TokenStream
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Message, Queued, Role, SamplingParams
 
-MakePicture = Callable[..., Image]
+MakeImage = Callable[..., Image]
 TIMEOUT = 60
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "pink", "brown")
 
@@ -83,7 +83,7 @@ class Chat:
         raise AssertionError("no end")
 
 
-def make_chats(picture: MakePicture, num_chats: int = 8) -> list[Chat]:
+def make_chats(image: MakeImage, num_chats: int = 8) -> list[Chat]:
     questions = [
         "describe the picture",
         "what colour is it? " * 3,
@@ -94,7 +94,7 @@ def make_chats(picture: MakePicture, num_chats: int = 8) -> list[Chat]:
     ]
     return [
         Chat(
-            [Message(Role.USER, "", (picture(COLOURS[i], (40 + 8 * i, 40)),))],
+            [Message(Role.USER, "", (image(COLOURS[i], (40 + 8 * i, 40)),))],
             [questions[(i + turn) % len(questions)] for turn in range(3)],
             [5 + (7 * i + 11 * turn) % 19 for turn in range(3)],
         )
@@ -133,14 +133,14 @@ FOLDERS = ["random", pytest.param("tiny", marks=pytest.mark.skipif(not TINY_PATH
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("cache_tokens", [None, 600], ids=["roomy", "tight"])
 async def test_every_token_is_that_of_generate_in_a_crowd_and_alone(
-    random_llava: Path, picture: MakePicture, name: str, cache_tokens: int | None
+    random_llava: Path, image: MakeImage, name: str, cache_tokens: int | None
 ) -> None:
     """Eight ragged chats of three turns; each joins when the one before it has begun to be answered. Others sample, and give up."""
     folder = random_llava if name == "random" else TINY_PATH
     reference = load_checkpoint(str(folder))
     if cache_tokens is not None:
         cache_tokens = max(cache_tokens, reference.context_length)
-    chats = make_chats(picture)
+    chats = make_chats(image)
     options = {} if cache_tokens is None else {"cache_tokens": cache_tokens}
     async with running(folder, max_running=6, **options) as (loop, engine), asyncio.TaskGroup() as tasks:
         for i, chat in enumerate(chats):
@@ -160,18 +160,18 @@ async def test_every_token_is_that_of_generate_in_a_crowd_and_alone(
             assert finished.token_ids == expected(reference, messages, length)
             assert finished.text == decode(reference.tokenizer, finished.token_ids)
             assert finished.usage.num_completion_tokens == len(finished.token_ids) <= length
-    alone = make_chats(picture, 3)
+    alone = make_chats(image, 3)
     async with running(folder) as (loop, engine):
         for chat in alone:
             await chat.run(loop)
     for chat, crowded in zip(alone, chats, strict=False):
         assert [answer.token_ids for _, _, answer in chat.answers] == [answer.token_ids for _, _, answer in crowded.answers]
-    assert engine.pictures.num_encoded == 3
+    assert engine.images.num_encoded == 3
 
 
-async def test_the_second_turn_computes_only_what_is_new(random_llava: Path, picture: MakePicture) -> None:
+async def test_the_second_turn_computes_only_what_is_new(random_llava: Path, image: MakeImage) -> None:
     async with running(random_llava) as (loop, engine):
-        question = Message(Role.USER, "describe the picture", (picture("red"),))
+        question = Message(Role.USER, "describe the picture", (image("red"),))
         first = await ask(loop, question, max_new_tokens=21)
         num_prompt = await loop.num_prompt_tokens([question])
         assert first.usage.num_prompt_tokens == num_prompt
@@ -182,7 +182,7 @@ async def test_the_second_turn_computes_only_what_is_new(random_llava: Path, pic
         known = num_prompt + 20  # all that was computed for the first turn
         assert second.usage.num_cached_tokens == known
         assert engine.num_computed_tokens == num_prompt + 20 + second.usage.num_prompt_tokens - known + 4
-        assert engine.pictures.num_encoded == 1
+        assert engine.images.num_encoded == 1
 
 
 async def test_a_picture_is_seen_alike_while_others_are_answered(random_llava: Path) -> None:
@@ -202,20 +202,20 @@ async def test_a_picture_is_seen_alike_while_others_are_answered(random_llava: P
     assert finished.token_ids == expected(load_checkpoint(str(random_llava)), [question], 8)
 
 
-async def test_another_picture_never_shares_cached_tokens(random_llava: Path, picture: MakePicture) -> None:
+async def test_another_picture_never_shares_cached_tokens(random_llava: Path, image: MakeImage) -> None:
     async with running(random_llava) as (loop, engine):
         reference = load_checkpoint(str(random_llava))
         for colour in ("red", "blue", "red"):
-            question = Message(Role.USER, "describe the picture", (picture(colour),))
+            question = Message(Role.USER, "describe the picture", (image(colour),))
             finished = await ask(loop, question)
             assert finished.token_ids == expected(reference, [question], 8)
-        assert engine.pictures.num_encoded == 2
+        assert engine.images.num_encoded == 2
         assert finished.usage.num_cached_tokens > 16  # red again
 
 
-async def test_a_cancelled_answer_costs_no_more_steps(random_llava: Path, picture: MakePicture) -> None:
+async def test_a_cancelled_answer_costs_no_more_steps(random_llava: Path, image: MakeImage) -> None:
     async with running(random_llava) as (loop, engine):
-        question = Message(Role.USER, "describe the picture", (picture("red"),))
+        question = Message(Role.USER, "describe the picture", (image("red"),))
         stream = loop.submit(ChatRequest("long", (question,), SamplingParams(max_new_tokens=400, temperature=0)))
         async with asyncio.timeout(TIMEOUT):
             assert isinstance(await anext(stream), Delta)
@@ -228,7 +228,7 @@ async def test_a_cancelled_answer_costs_no_more_steps(random_llava: Path, pictur
         await ask(loop, Message(Role.USER, "how many?"), max_new_tokens=10)
         assert engine.num_steps <= num_steps + 1 + 10  # the one that was being prepared
         assert engine._requests == {}
-        assert engine.pictures._num_pins == {}
+        assert engine.images._num_pins == {}
 
 
 async def test_a_full_house_waits_in_order(random_llava: Path) -> None:
@@ -242,14 +242,14 @@ async def test_a_full_house_waits_in_order(random_llava: Path) -> None:
         assert all(stream.is_ended for stream in streams)
 
 
-async def test_what_never_fits_is_refused_and_the_engine_lives_on(random_llava: Path, picture: MakePicture) -> None:
+async def test_what_never_fits_is_refused_and_the_engine_lives_on(random_llava: Path, image: MakeImage) -> None:
     async with running(random_llava, cache_tokens=96) as (loop, _):
         with pytest.raises(PromptTooLong):
             loop.submit(ChatRequest("big", (Message(Role.USER, "how many? " * 40),)))
         with pytest.raises(PromptTooLong):
             loop.submit(ChatRequest("context", (Message(Role.USER, "中" * 600),)))
         for _ in range(3):
-            finished = await ask(loop, Message(Role.USER, "how many?", (picture("red"),)), max_new_tokens=300)
+            finished = await ask(loop, Message(Role.USER, "how many?", (image("red"),)), max_new_tokens=300)
             assert finished.reason is FinishReason.LENGTH
             assert finished.usage.num_prompt_tokens + finished.usage.num_completion_tokens <= 96
 
@@ -274,7 +274,7 @@ async def test_stopping_at_the_end_of_sequence(random_llava: Path) -> None:
     assert len(finished.token_ids) == 1
 
 
-async def test_when_the_generation_thread_dies(random_llava: Path, picture: MakePicture) -> None:
+async def test_when_the_generation_thread_dies(random_llava: Path, image: MakeImage) -> None:
     async with running(random_llava, max_running=1) as (loop, engine):
         streams = [loop.submit(ChatRequest("long", (Message(Role.USER, "1"),), SamplingParams(400, 0))) for _ in range(3)]
         async with asyncio.timeout(TIMEOUT):
@@ -310,7 +310,7 @@ async def test_closing_in_the_middle(random_llava: Path) -> None:
     assert not engine._thread.is_alive()
 
 
-async def test_an_unloaded_model_is_gone_and_comes_back(random_llava: Path, picture: MakePicture) -> None:
+async def test_an_unloaded_model_is_gone_and_comes_back(random_llava: Path, image: MakeImage) -> None:
     """Between two turns of a chat; its pictures are seen anew, and the answer is the same."""
 
     def load() -> Checkpoint:
@@ -320,7 +320,7 @@ async def test_an_unloaded_model_is_gone_and_comes_back(random_llava: Path, pict
     model = weakref.ref(engine._checkpoint.model)
     loop = InferenceLoop(engine)
     await loop.start()
-    question = Message(Role.USER, "describe the picture", (picture("red"),))
+    question = Message(Role.USER, "describe the picture", (image("red"),))
     first = await ask(loop, question)
     num_tokens, cost = engine.num_prompt_tokens([question]), engine.cache_cost(100, 10)
     await asyncio.to_thread(engine.unload)
@@ -336,7 +336,7 @@ async def test_an_unloaded_model_is_gone_and_comes_back(random_llava: Path, pict
 
 
 async def test_what_was_stopped_in_the_last_step_before_an_unload_is_forgotten(
-    random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+    random_llava: Path, image: MakeImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load() -> Checkpoint:
         return load_checkpoint(str(random_llava))
@@ -360,12 +360,12 @@ async def test_what_was_stopped_in_the_last_step_before_an_unload_is_forgotten(
 
     monkeypatch.setattr(engine, "_logits", slow_logits)
     monkeypatch.setattr(thread, "join", late_join)
-    stream = loop.submit(ChatRequest("stopped", (Message(Role.USER, "1", (picture("red"),)),), SamplingParams(400, 0)))
+    stream = loop.submit(ChatRequest("stopped", (Message(Role.USER, "1", (image("red"),)),), SamplingParams(400, 0)))
     await asyncio.to_thread(is_inside.wait, TIMEOUT)
     stream.cancel()
     await asyncio.to_thread(engine.unload)
     await loop._load()
-    finished = await ask(loop, Message(Role.USER, "describe the picture", (picture("blue"),)))
+    finished = await ask(loop, Message(Role.USER, "describe the picture", (image("blue"),)))
     await loop.close()
     assert finished.reason in (FinishReason.STOP, FinishReason.LENGTH)
 
@@ -392,12 +392,10 @@ def test_what_keeps_a_model_from_starting_is_told(
 
 def test_pictures_that_find_no_memory_are_told(random_llava: Path) -> None:
     with pytest.raises(ModelLoadError, match="not enough memory"):
-        PackedEngine(load_checkpoint(str(random_llava)), picture_blocks=10**12)
+        PackedEngine(load_checkpoint(str(random_llava)), image_blocks=10**12)
 
 
-async def test_a_long_prompt_does_not_stop_an_answer(
-    random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_prompt_does_not_stop_an_answer(random_llava: Path, image: MakeImage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read in pieces, and every step that reads one also writes a token of the answer that runs."""
     monkeypatch.setattr("model_server.packed.engine._PROMPT_TOKENS_PER_STEP", {"cpu": 10})
     async with running(random_llava) as (loop, engine):
@@ -413,7 +411,7 @@ async def test_a_long_prompt_does_not_stop_an_answer(
             steps.append((len(before), requests[0].num_new - before[0]))
 
         monkeypatch.setattr(engine, "_step", watched)
-        question = Message(Role.USER, "describe the picture " * 20, (picture("red"),))
+        question = Message(Role.USER, "describe the picture " * 20, (image("red"),))
         finished = await ask(loop, question, max_new_tokens=4)
         stream.cancel()
         num_prompt = await loop.num_prompt_tokens([question])
@@ -444,13 +442,13 @@ async def test_a_local_model_needs_no_network(random_llava: Path, monkeypatch: p
 
 
 async def test_the_one_function_that_the_program_calls(
-    random_llava: Path, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+    random_llava: Path, image: MakeImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model_server.checkpoints.loading.TINY_PATH", random_llava)
     loop = await open_local("tiny", max_queue=2, max_running=2)
     try:
         assert loop.capabilities.model_name == "tiny"
-        finished = await ask(loop, Message(Role.USER, "describe the picture", (picture("red"),)), temperature=0.7)
+        finished = await ask(loop, Message(Role.USER, "describe the picture", (image("red"),)), temperature=0.7)
         assert finished.text
         assert await loop.drain(TIMEOUT)
     finally:

@@ -47,13 +47,13 @@ from model_server.types import ChatRequest, Delta, Finished, Image, Message, Rol
 from model_server.vision import HOLE
 from tests.model_server.small_families import FAMILIES, INTERNVL_TEMPLATE, Reference, conversation, write_checkpoint
 
-MakePicture = Callable[..., Image]
+MakeImage = Callable[..., Image]
 TIMEOUT = 60
 SEVERAL = ["llava_onevision", "smolvlm", "idefics3", "internvl"]
 
 
 @pytest.fixture(scope="session")
-def picture() -> MakePicture:
+def image() -> MakeImage:
     """Noise over a colour: no two parts of a picture are alike."""
 
     def make(colour: str, size: tuple[int, int] = (48, 32)) -> Image:
@@ -133,10 +133,10 @@ async def ask(loop: InferenceLoop, *messages: Message, max_new_tokens: int = 6) 
     return chat.asked[0][2]
 
 
-def crowd(picture: MakePicture, max_images: int) -> list[Chat]:
+def crowd(image: MakeImage, max_images: int) -> list[Chat]:
     """Pictures of many shapes; where the model takes several they also come together, and in later turns, and again."""
     sizes = {"red": (64, 64), "green": (90, 30), "blue": (20, 70), "yellow": (33, 47), "pink": (200, 100)}
-    red, green, blue, yellow, pink = (picture(colour, size) for colour, size in sizes.items())
+    red, green, blue, yellow, pink = (image(colour, size) for colour, size in sizes.items())
     chats = [
         Chat([("describe the picture", (red,), 9), ("how many?", (), 5), ("größer als 中 🎈?", (), 7)]),
         Chat([("What colour is the circle?", (green,), 14), ("", (), 4)]),
@@ -153,11 +153,11 @@ def crowd(picture: MakePicture, max_images: int) -> list[Chat]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 async def test_every_token_is_that_of_generate(
-    folders: Callable[[str], Path], references: Callable[[str], Reference], picture: MakePicture, name: str
+    folders: Callable[[str], Path], references: Callable[[str], Reference], image: MakeImage, name: str
 ) -> None:
     """Each chat joins when the one before it has begun to be answered; few run at a time, and few pictures fit."""
     reference = references(name)
-    chats = crowd(picture, reference.checkpoint.max_images_per_chat)
+    chats = crowd(image, reference.checkpoint.max_images_per_chat)
     async with running(folders(name), max_running=4) as (loop, _), asyncio.TaskGroup() as tasks:
         for number, chat in enumerate(chats):
             if number:
@@ -173,10 +173,10 @@ async def test_every_token_is_that_of_generate(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_chat_reads_as_the_models_own_template_writes_it(
-    references: Callable[[str], Reference], picture: MakePicture, name: str
+    references: Callable[[str], Reference], image: MakeImage, name: str
 ) -> None:
     reference = references(name)
-    images = (picture("red"), picture("green", (90, 30)))
+    images = (image("red"), image("green", (90, 30)))
     chat = [
         Message(Role.USER, "What colour is the circle?", images[:1]),
         Message(Role.ASSISTANT, "The circle is red."),
@@ -235,12 +235,12 @@ def test_people_cannot_write_special_tokens(references: Callable[[str], Referenc
 
 @pytest.mark.parametrize("name", ["llava_next", *SEVERAL])
 def test_pictures_of_different_sizes_have_different_ids_and_counts(
-    references: Callable[[str], Reference], picture: MakePicture, name: str
+    references: Callable[[str], Reference], image: MakeImage, name: str
 ) -> None:
     forms = references(name).checkpoint.forms
-    counts = {forms.token_ids(picture("red", size), False).count(HOLE) for size in [(64, 64), (200, 20), (30, 40), (40, 90)]}
+    counts = {forms.token_ids(image("red", size), False).count(HOLE) for size in [(64, 64), (200, 20), (30, 40), (40, 90)]}
     assert len(counts) > 1
-    assert forms.token_ids(picture("red", (60, 30)), False) == forms.token_ids(picture("blue", (60, 30)), False)
+    assert forms.token_ids(image("red", (60, 30)), False) == forms.token_ids(image("blue", (60, 30)), False)
 
 
 def test_a_sliding_window_bounds_the_context() -> None:
@@ -285,18 +285,18 @@ def test_the_most_pictures_leave_room_for_words(references: Callable[[str], Refe
 
 @pytest.mark.parametrize("name", SEVERAL)
 async def test_a_picture_that_joins_leaves_the_cache_of_the_first(
-    folders: Callable[[str], Path], picture: MakePicture, name: str
+    folders: Callable[[str], Path], image: MakeImage, name: str
 ) -> None:
     async with running(folders(name)) as (loop, engine):
-        question = Message(Role.USER, "describe the picture", (picture("red", (64, 64)),))
+        question = Message(Role.USER, "describe the picture", (image("red", (64, 64)),))
         first = await ask(loop, question, max_new_tokens=20)
         answer = Message(Role.ASSISTANT, first.text, token_ids=first.token_ids)
-        second = await ask(loop, question, answer, Message(Role.USER, "and this?", (picture("blue", (20, 70)),)))
+        second = await ask(loop, question, answer, Message(Role.USER, "and this?", (image("blue", (20, 70)),)))
         if name == "llava_onevision":  # each of several pictures gets less room: the first is seen again, in its smaller form
-            assert engine.pictures.num_encoded == 3
+            assert engine.images.num_encoded == 3
             assert second.usage.num_cached_tokens < 16
         else:
-            assert engine.pictures.num_encoded == 2
+            assert engine.images.num_encoded == 2
             assert second.usage.num_cached_tokens == first.usage.num_prompt_tokens + 19
 
 
@@ -369,7 +369,7 @@ def test_a_checkpoint_without_a_usable_chat_template(folders: Callable[[str], Pa
 
 
 async def test_a_shape_that_a_processor_cannot_take_is_said(
-    folders: Callable[[str], Path], picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+    folders: Callable[[str], Path], image: MakeImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(self: ProcessorForms, *args: Any) -> None:
         raise ZeroDivisionError
@@ -377,17 +377,17 @@ async def test_a_shape_that_a_processor_cannot_take_is_said(
     async with running(folders("smolvlm")) as (loop, _):
         monkeypatch.setattr(ProcessorForms, "_process", breaks)
         with pytest.raises(RequestRefused, match="4000 x 2 pixels"):
-            await ask(loop, Message(Role.USER, "what?", (picture("red", (4000, 2)),)))
+            await ask(loop, Message(Role.USER, "what?", (image("red", (4000, 2)),)))
 
 
 async def test_more_than_the_cache_or_the_arena_holds_fails_that_request_alone(
-    folders: Callable[[str], Path], references: Callable[[str], Reference], picture: MakePicture
+    folders: Callable[[str], Path], references: Callable[[str], Reference], image: MakeImage
 ) -> None:
     """Pictures of 20 features, one block each: two blocks are taken by a long answer, the third is left for the others."""
     reference = references("idefics3")
     sizes = {"red": (64, 64), "green": (60, 60), "blue": (62, 62), "pink": (61, 61), "brown": (59, 59)}
-    red, green, blue, pink, brown = (picture(colour, size) for colour, size in sizes.items())
-    async with running(folders("idefics3"), cache_tokens=800, picture_blocks=3, max_running=4) as (loop, _):
+    red, green, blue, pink, brown = (image(colour, size) for colour, size in sizes.items())
+    async with running(folders("idefics3"), cache_tokens=800, image_blocks=3, max_running=4) as (loop, _):
         long = Chat([("describe the picture", (red, green), 400)])
         running_long = asyncio.create_task(long.run(loop))
         async with asyncio.timeout(TIMEOUT):

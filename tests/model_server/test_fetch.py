@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from model_server.errors import PictureError
+from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url, is_public_address
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -99,7 +99,7 @@ def test_addresses_that_are_public(address: str) -> None:
 
 
 async def refusal(url: str, **options: object) -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         await fetch_image_url(url, **options)  # type: ignore[arg-type]
     return caught.value.reason
 
@@ -160,7 +160,7 @@ async def test_only_http(url: str) -> None:
 
 
 async def test_links_with_credentials_are_refused_and_secrets_are_not_repeated() -> None:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         await fetch_image_url("https://me:hunter2@example.com/cat.png?token=hunter3")
     assert "hunter" not in str(caught.value)
     assert "example.com/cat.png" in str(caught.value)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PilImage
 
-from model_server.errors import PictureError
+from model_server.errors import ImageError
 from model_server.images import clean_name, read_image, to_pil
 
 RED = (255, 0, 0)
@@ -98,7 +98,7 @@ def test_transparency_is_put_on_white() -> None:
 
 
 def refusal(data: bytes, name: str = "cat.png") -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(data, name)
     assert str(caught.value).startswith(f"I could not use {name}: ")
     return caught.value.reason
@@ -146,7 +146,7 @@ STARTS = (b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"\0\0\0\x1
 def test_random_bytes_never_do_anything_else_than_be_refused_or_read(noise: bytes, start: bytes) -> None:
     try:
         image = read_image(start + noise, "x")
-    except PictureError:
+    except ImageError:
         return
     assert to_pil(image).size == (image.width, image.height)
 
@@ -164,6 +164,6 @@ def test_a_name_keeps_its_ending_and_loses_tricks() -> None:
     assert clean_name("evil\u202egnp.exe\x1b[31m\n") == "evil gnp.exe [31m"
 
 
-def test_same_bytes_same_name(picture: Callable[..., object]) -> None:
-    assert picture("red") == picture("red")
-    assert picture("red") != picture("blue")
+def test_same_bytes_same_name(image: Callable[..., object]) -> None:
+    assert image("red") == image("red")
+    assert image("red") != image("blue")

@@ -106,9 +106,9 @@ async def test_what_can_never_be_answered_is_refused(loop: InferenceLoop, engine
     for text in ("x" * 100, "x" * 10_000):
         with pytest.raises(PromptTooLong):
             loop.submit(request(text))
-    picture = Image(b"", "image/png", "0", 1, 1)
+    image = Image(b"", "image/png", "0", 1, 1)
     with pytest.raises(RequestRefused, match="picture"):
-        loop.submit(ChatRequest("id", (Message(Role.USER, "which?", (picture, picture)),)))
+        loop.submit(ChatRequest("id", (Message(Role.USER, "which?", (image, image)),)))
     assert engine.added == []
 
 

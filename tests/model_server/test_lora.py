@@ -108,59 +108,59 @@ def write_language_model_alone(twins: Twins) -> str:
 
 
 @pytest.mark.parametrize("is_base_a_llava", [True, False])
-def test_llava_s_own_adapter(twins: Twins, picture: Callable[..., Image], is_base_a_llava: bool) -> None:
+def test_llava_s_own_adapter(twins: Twins, image: Callable[..., Image], is_base_a_llava: bool) -> None:
     folder = write_llava_lora(twins, "original" if is_base_a_llava else write_language_model_alone(twins))
-    ours = loaded_logits(folder, picture("red"))
-    without = loaded_logits(twins.transformers, picture("red"))
+    ours = loaded_logits(folder, image("red"))
+    without = loaded_logits(twins.transformers, image("red"))
     merge_by_hand(twins, low_rank(twins))
     file = twins.transformers / "model.safetensors"
     weights = load_file(file)
     weights |= {name: 2 * tensor for name, tensor in weights.items() if "multi_modal_projector" in name}
     save_file(weights, file, {"format": "pt"})
-    torch.testing.assert_close(ours, loaded_logits(twins.transformers, picture("red")), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, loaded_logits(twins.transformers, image("red")), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(ours, without, atol=1e-2)
 
 
 @pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."], ids=["today", "before 4.52"])
-def test_plain_adapter_on_transformers_format(twins: Twins, picture: Callable[..., Image], prefix: str) -> None:
+def test_plain_adapter_on_transformers_format(twins: Twins, image: Callable[..., Image], prefix: str) -> None:
     folder = twins.original.parent / "adapter"
     write_json(folder / "adapter_config.json", {**ADAPTER, "base_model_name_or_path": str(twins.transformers)})
     save_file(adapter_tensors(low_rank(twins), prefix), folder / "adapter_model.safetensors")
-    ours = loaded_logits(folder, picture("red"))
+    ours = loaded_logits(folder, image("red"))
     merge_by_hand(twins, low_rank(twins))
-    torch.testing.assert_close(ours, loaded_logits(twins.transformers, picture("red")), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, loaded_logits(twins.transformers, image("red")), rtol=1e-4, atol=1e-4)
 
 
-def test_plain_adapter_on_the_original_format(twins: Twins, picture: Callable[..., Image]) -> None:
+def test_plain_adapter_on_the_original_format(twins: Twins, image: Callable[..., Image]) -> None:
     folder = twins.original.parent / "adapter"
     write_json(folder / "adapter_config.json", ADAPTER)
     save_file(adapter_tensors(low_rank(twins), "model."), folder / "adapter_model.safetensors")
-    ours = loaded_logits(folder, picture("red"))
+    ours = loaded_logits(folder, image("red"))
     assert check_fit(str(folder), quantization="none").name == "adapter"
     merge_by_hand(twins, low_rank(twins))
-    torch.testing.assert_close(ours, loaded_logits(twins.transformers, picture("red")), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, loaded_logits(twins.transformers, image("red")), rtol=1e-4, atol=1e-4)
 
 
-def test_parts_that_were_saved_whole_replace_the_base_s(twins: Twins, picture: Callable[..., Image]) -> None:
+def test_parts_that_were_saved_whole_replace_the_base_s(twins: Twins, image: Callable[..., Image]) -> None:
     folder = twins.original.parent / "adapter"
     settings = {**ADAPTER, "base_model_name_or_path": "transformers", "modules_to_save": ["lm_head"]}
     write_json(folder / "adapter_config.json", settings)
     head = load_file(twins.transformers / "model.safetensors")["language_model.lm_head.weight"].flip(0)
     tensors = {**adapter_tensors(low_rank(twins), "model.language_model."), "base_model.model.lm_head.weight": head.clone()}
     save_file(tensors, folder / "adapter_model.safetensors")
-    ours = loaded_logits(folder, picture("red"))
+    ours = loaded_logits(folder, image("red"))
     merge_by_hand(twins, low_rank(twins))
-    expected = loaded_logits(twins.transformers, picture("red")).flip(-1)
+    expected = loaded_logits(twins.transformers, image("red")).flip(-1)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_merged_before_it_is_quantized(twins: Twins, picture: Callable[..., Image]) -> None:
+def test_it_is_merged_before_it_is_quantized(twins: Twins, image: Callable[..., Image]) -> None:
     folder = twins.original.parent / "adapter"
     write_json(folder / "adapter_config.json", {**ADAPTER, "base_model_name_or_path": "transformers"})
     save_file(adapter_tensors(low_rank(twins), "model.language_model."), folder / "adapter_model.safetensors")
-    ours = loaded_logits(folder, picture("red"), "8bit")
+    ours = loaded_logits(folder, image("red"), "8bit")
     merge_by_hand(twins, low_rank(twins))
-    torch.testing.assert_close(ours, loaded_logits(twins.transformers, picture("red"), "8bit"), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(ours, loaded_logits(twins.transformers, image("red"), "8bit"), rtol=1e-3, atol=1e-2)
 
 
 def refusal(folder: Path) -> str:

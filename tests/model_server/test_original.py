@@ -49,18 +49,18 @@ def refusal(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
-def test_same_logits_as_in_transformers_format(twins: Twins, picture: Callable[..., Image], quantization: str) -> None:
+def test_same_logits_as_in_transformers_format(twins: Twins, image: Callable[..., Image], quantization: str) -> None:
     original = load_checkpoint(str(twins.original), quantization=quantization)
     converted = load_checkpoint(str(twins.transformers), quantization=quantization)
-    ours, theirs = logits(original, picture("red")), logits(converted, picture("red"))
+    ours, theirs = logits(original, image("red")), logits(converted, image("red"))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(ours, logits(original, picture("blue")), atol=1e-2)
+    assert not torch.allclose(ours, logits(original, image("blue")), atol=1e-2)
     assert (original.context_length, original.num_image_tokens, original.eos_ids) == (512, 16, (2,))
 
 
-def test_answers_through_the_engine(twins: Twins, tmp_path: Path, picture: Callable[..., Image]) -> None:
+def test_answers_through_the_engine(twins: Twins, tmp_path: Path, image: Callable[..., Image]) -> None:
     file = tmp_path / "red.png"
-    file.write_bytes(picture("red").data)
+    file.write_bytes(image("red").data)
     answers = []
     for folder in (twins.original, twins.transformers):
         with LLaVAChatBot(str(folder), load_in_8_bit=False) as bot:
@@ -114,8 +114,8 @@ def test_without_pad_in_the_configuration_pictures_are_cropped_as_clip_does(copy
     assert torch.equal(ours, clip(pil, return_tensors="pt")["pixel_values"])
 
 
-def test_a_tower_that_was_trained_along_wins(copy: Path, twins: Twins, picture: Callable[..., Image]) -> None:
-    before = logits(load_checkpoint(str(copy)), picture("red"))
+def test_a_tower_that_was_trained_along_wins(copy: Path, twins: Twins, image: Callable[..., Image]) -> None:
+    before = logits(load_checkpoint(str(copy)), image("red"))
     shard = copy / "pytorch_model-00002-of-00002.bin"
     tensors = torch.load(shard)
     name = "embeddings.class_embedding"
@@ -127,16 +127,16 @@ def test_a_tower_that_was_trained_along_wins(copy: Path, twins: Twins, picture: 
     changed = load_checkpoint(str(copy))
     model: Any = changed.model
     assert torch.equal(model.model.vision_tower.embeddings.class_embedding, torch.full((32,), 3.0))
-    assert not torch.equal(logits(changed, picture("red")), before)
+    assert not torch.equal(logits(changed, image("red")), before)
 
 
-def test_on_mistral_the_prompt_is_mistral_s(copy: Path, picture: Callable[..., Image]) -> None:
+def test_on_mistral_the_prompt_is_mistral_s(copy: Path, image: Callable[..., Image]) -> None:
     change(copy, model_type="llava_mistral", architectures=["LlavaMistralForCausalLM"], sliding_window=None)
     checkpoint = load_checkpoint(str(copy))
     assert checkpoint.model.config.get_text_config().model_type == "mistral"
-    chat = [Message(Role.USER, "Q1", (picture("red"),)), Message(Role.ASSISTANT, "A1"), Message(Role.USER, "Q2")]
+    chat = [Message(Role.USER, "Q1", (image("red"),)), Message(Role.ASSISTANT, "A1"), Message(Role.USER, "Q2")]
     assert checkpoint.template.text(chat) == "<s>[INST] <image>\nQ1 [/INST] A1</s>[INST] Q2 [/INST]"
-    assert logits(checkpoint, picture("red")).isfinite().all()
+    assert logits(checkpoint, image("red")).isfinite().all()
 
 
 def test_what_this_program_cannot_is_said(copy: Path) -> None:
@@ -193,7 +193,7 @@ def test_code_in_pickles_is_refused_without_running_it(copy: Path, tmp_path: Pat
     assert marker.exists()
 
 
-def test_a_projector_in_a_file_of_its_own(copy: Path, twins: Twins, picture: Callable[..., Image]) -> None:
+def test_a_projector_in_a_file_of_its_own(copy: Path, twins: Twins, image: Callable[..., Image]) -> None:
     projector: dict[str, torch.Tensor] = {}
     for shard in copy.glob("pytorch_model-*.bin"):
         tensors = torch.load(shard)
@@ -201,5 +201,5 @@ def test_a_projector_in_a_file_of_its_own(copy: Path, twins: Twins, picture: Cal
         torch.save({key: tensor for key, tensor in tensors.items() if key not in projector}, shard)
     assert len(projector) == 4
     torch.save(projector, copy / "mm_projector.bin")
-    expected = logits(load_checkpoint(str(twins.original)), picture("red"))
-    assert torch.equal(logits(load_checkpoint(str(copy)), picture("red")), expected)
+    expected = logits(load_checkpoint(str(twins.original)), image("red"))
+    assert torch.equal(logits(load_checkpoint(str(copy)), image("red")), expected)

@@ -45,8 +45,8 @@ def check(cache: PackedCache) -> None:
             assert cache.values[layer][0, rows, 0].tolist() == [-number for number in expected]
 
 
-def prompt(picture: int, num_turns: int) -> list[int]:
-    return [1, 2, 3, *([100 + picture] * 20), *(200 + i % 7 for i in range(15 * num_turns))]
+def prompt(image: int, num_turns: int) -> list[int]:
+    return [1, 2, 3, *([100 + image] * 20), *(200 + i % 7 for i in range(15 * num_turns))]
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,8 +54,8 @@ def prompt(picture: int, num_turns: int) -> list[int]:
 def test_whatever_chats_come_and_go_every_row_is_the_right_one(steps: list[tuple[int, int, int, int]]) -> None:
     cache = make_cache()
     running: list[tuple[Extent, int]] = []
-    for picture, num_turns, num_new, num_leaving in steps:
-        ids = prompt(picture, num_turns)
+    for image, num_turns, num_new, num_leaving in steps:
+        ids = prompt(image, num_turns)
         cost = units(len(ids) + num_new)
         while running and (len(running) >= num_leaving or sum(cost for _, cost in running) + cost > NUM_ROWS // UNIT):
             cache.give_back(running.pop(num_leaving % len(running))[0])
@@ -96,12 +96,12 @@ def test_two_chats_about_one_picture_at_the_same_time_share_what_is_known() -> N
 
 def test_the_chat_that_was_quiet_longest_is_forgotten_first() -> None:
     cache = make_cache()
-    for picture in range(4):
-        extent = cache.take(prompt(picture, 1), 38)
-        compute(cache, extent, prompt(picture, 1))
+    for image in range(4):
+        extent = cache.take(prompt(image, 1), 38)
+        compute(cache, extent, prompt(image, 1))
         cache.give_back(extent)
     again = cache.take([*prompt(0, 1), 9], 40)  # now chat 1 is the oldest
     cache.give_back(again)
     cache.take([9] * 20, 3 * UNIT)
     check(cache)
-    assert [cache._best_source(prompt(picture, 1))[1] > 0 for picture in range(4)] == [True, False, True, True]
+    assert [cache._best_source(prompt(image, 1))[1] > 0 for image in range(4)] == [True, False, True, True]

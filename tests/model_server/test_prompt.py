@@ -17,8 +17,8 @@ def template(checkpoint: Checkpoint) -> PromptTemplate:
 
 
 @pytest.fixture(scope="session")
-def red(picture: Callable[..., Image]) -> Image:
-    return picture("red")
+def red(image: Callable[..., Image]) -> Image:
+    return image("red")
 
 
 def flat(prompt: Prompt) -> list[int]:

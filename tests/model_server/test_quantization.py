@@ -76,10 +76,10 @@ def test_numbers_stay_near_those_of_full_precision(random_llava: Path, quantizat
 
 @pytest.mark.parametrize("options", [{"load_in_8_bit": True}, {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}])
 def test_it_answers_through_the_engine(
-    random_llava: Path, tmp_path: Path, picture: Callable[..., Image], options: dict[str, Any]
+    random_llava: Path, tmp_path: Path, image: Callable[..., Image], options: dict[str, Any]
 ) -> None:
     file = tmp_path / "red.png"
-    file.write_bytes(picture("red").data)
+    file.write_bytes(image("red").data)
     with LLaVAChatBot(str(random_llava), **options) as bot:
         first = bot.start_new_chat(file, "What colour is the circle?", do_sample=False, max_new_tokens=8)
         assert first == bot.start_new_chat(file, "What colour is the circle?", do_sample=False, max_new_tokens=8)

@@ -24,7 +24,7 @@ from model_server.remote.connection import RemoteServer
 from model_server.remote.engine import open_remote
 from model_server.remote.protocol import AWAY, BROKEN_OFF, BUSY, NOT_UNDERSTOOD
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Message, Role, SamplingParams, StreamEvent
-from tests.pictures import red_circle
+from tests.images import red_circle
 
 TIMEOUT_SECONDS = 20
 KEY = "sk-hunter2"

@@ -24,7 +24,7 @@ VLLM_TOO_LONG = {
     "param": None,
     "code": 400,
 }
-VLLM_PICTURES_TOO_LONG = {
+VLLM_IMAGES_TOO_LONG = {
     "message": "The prompt (total length 25938) is too long to fit into the model (context length 4096). Make sure that "
     "`max_model_len` is no smaller than the number of text tokens plus multimodal tokens. For image inputs, the number of image "
     "tokens depends on the number of images, and possibly their aspect ratios as well."
@@ -37,7 +37,7 @@ LLAMA_CPP_TOO_LONG = {
     "n_ctx": 8192,
 }
 OPENAI_TOO_LONG = {"message": "Too many.", "type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"}
-LLAMA_CPP_NO_PICTURES = {"code": 500, "message": "image input is not supported by this server", "type": "server_error"}
+LLAMA_CPP_NO_IMAGES = {"code": 500, "message": "image input is not supported by this server", "type": "server_error"}
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ LLAMA_CPP_NO_PICTURES = {"code": 500, "message": "image input is not supported b
             "This is too",
             "longer than",
         ),
-        (400, {"error": VLLM_PICTURES_TOO_LONG}, PromptTooLong, "This is too long", "longer than"),
+        (400, {"error": VLLM_IMAGES_TOO_LONG}, PromptTooLong, "This is too long", "longer than"),
         (400, {"error": LLAMA_CPP_TOO_LONG}, PromptTooLong, "This is too long", "longer than"),
         (400, {"error": OPENAI_TOO_LONG}, PromptTooLong, "This is too long", "longer than"),
         (
             500,
-            {"error": LLAMA_CPP_NO_PICTURES},
+            {"error": LLAMA_CPP_NO_IMAGES},
             EngineFailed,
             "The model behind me cannot look at this picture.",
             "takes no pictures",
@@ -89,7 +89,7 @@ def test_an_error_that_is_no_json_is_one_too() -> None:
             read_models(body)
 
 
-def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (6, 4), **options: Any) -> Image:
+def original(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (6, 4), **options: Any) -> Image:
     buffer = io.BytesIO()
     PilImage.new(mode, size, "red" if mode.startswith("RGB") else 1000).save(buffer, kind, **options)
     return read_image(buffer.getvalue(), f"picture.{kind.lower()}")
@@ -101,7 +101,7 @@ def sent(image: Image) -> tuple[str, bytes]:
     return head, base64.b64decode(data)
 
 
-@pytest.mark.parametrize("image", [picture("JPEG"), picture("PNG"), picture("PNG", "L")], ids=["jpeg", "png", "grey"])
+@pytest.mark.parametrize("image", [original("JPEG"), original("PNG"), original("PNG", "L")], ids=["jpeg", "png", "grey"])
 def test_a_plain_picture_goes_as_it_came(image: Image) -> None:
     assert sent(image) == (f"data:{image.media_type};base64", image.data)
 
@@ -109,20 +109,20 @@ def test_a_plain_picture_goes_as_it_came(image: Image) -> None:
 def turned() -> Image:
     exif = PilImage.Exif()
     exif[0x0112] = 6
-    return picture("JPEG", exif=exif)
+    return original("JPEG", exif=exif)
 
 
 @pytest.mark.parametrize(
     ("image", "media_type", "size"),
     [
         (turned(), "image/jpeg", (4, 6)),
-        (picture("WEBP"), "image/jpeg", (6, 4)),
-        (picture("HEIF"), "image/jpeg", (6, 4)),
-        (picture("AVIF"), "image/jpeg", (6, 4)),
-        (picture("PNG", "RGBA"), "image/png", (6, 4)),
-        (picture("PNG", "I;16"), "image/png", (6, 4)),
-        (picture("GIF"), "image/png", (6, 4)),
-        (picture("TIFF"), "image/png", (6, 4)),
+        (original("WEBP"), "image/jpeg", (6, 4)),
+        (original("HEIF"), "image/jpeg", (6, 4)),
+        (original("AVIF"), "image/jpeg", (6, 4)),
+        (original("PNG", "RGBA"), "image/png", (6, 4)),
+        (original("PNG", "I;16"), "image/png", (6, 4)),
+        (original("GIF"), "image/png", (6, 4)),
+        (original("TIFF"), "image/png", (6, 4)),
     ],
     ids=["turned", "webp", "heic", "avif", "transparent", "16 bit", "gif", "tiff"],
 )

@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_server.checkpoints.loading import TINY_PATH
-from model_server.errors import EngineFailed, PictureError
+from model_server.errors import EngineFailed, ImageError
 from model_server.local import open_local
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import StopStrings
 from model_server.serve.request import KnownAnswers
 from model_server.serve.server import CompletionServer, ServeAddressError
 from model_server.types import Message, Role
+from tests.images import red_circle
 from tests.model_server.worded_engine import WordedEngine
-from tests.pictures import red_circle
 
 KEY = "a key of sixteen characters or more"
 TIMEOUT_SECONDS = 60
@@ -209,7 +209,7 @@ async def test_values_that_change_nothing_are_taken(serve: Callable[..., Any]) -
 async def test_a_picture_behind_a_link_is_fetched(serve: Callable[..., Any]) -> None:
     async def fetch(url: str, max_bytes: int) -> bytes:
         if url != "https://example.com/circle.png":
-            raise PictureError("that link", "the server answered with status 404.")
+            raise ImageError("that link", "the server answered with status 404.")
         return RED_CIRCLE
 
     engine = WordedEngine()
@@ -339,7 +339,7 @@ async def test_without_a_key_only_this_machine_gets_in(serve: Callable[..., Any]
 
 async def test_a_body_that_is_too_large_is_refused(serve: Callable[..., Any]) -> None:
     engine = WordedEngine()
-    served = await serve(engine, max_picture_bytes=1000)
+    served = await serve(engine, max_image_bytes=1000)
     with pytest.raises(openai.APIStatusError) as caught:
         await served.ask({"role": "user", "content": "a" * 2_000_000})
     assert (caught.value.status_code, caught.value.message.count("too large")) == (413, 1)

@@ -21,7 +21,7 @@ from model_server.types import Image, Message, Role
 MAX_BYTES = 16_000_000
 
 
-def picture_of_a_red_circle_and_a_blue_star() -> bytes:
+def image_of_a_red_circle_and_a_blue_star() -> bytes:
     circle = Thing("circle", "red", COLOURS["red"][0], 1 / 6, 1 / 6, 0.14, 0.0, 0)
     star = Thing("star", "blue", COLOURS["blue"][0], 0.5, 0.5, 0.15, 0.0, 4)
     file = io.BytesIO()
@@ -40,7 +40,7 @@ def test_plain_transformers_load_it_and_it_sees() -> None:
     processor: Any = AutoProcessor.from_pretrained(TINY_PATH, local_files_only=True)
     parts = (model, model.model.vision_tower, model.model.language_model)
     assert [type(part) for part in parts] == [LlavaForConditionalGeneration, CLIPVisionModel, LlamaModel]
-    image = read_image(picture_of_a_red_circle_and_a_blue_star(), "drawing.png")
+    image = read_image(image_of_a_red_circle_and_a_blue_star(), "drawing.png")
     talk = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour is the star?"}]}]
     prompt = processor.apply_chat_template(talk)
     inputs = processor(images=to_pil(image), text=prompt, return_tensors="pt", add_special_tokens=False)
@@ -62,7 +62,7 @@ def ours(image: Image, question: str) -> list[int]:
 
 def test_a_chat_as_in_the_article(tmp_path: Any) -> None:
     path = tmp_path / "drawing.png"
-    path.write_bytes(picture_of_a_red_circle_and_a_blue_star())
+    path.write_bytes(image_of_a_red_circle_and_a_blue_star())
     with LLaVAChatBot("tiny") as bot:
         assert bot.start_new_chat(str(path), "What do you see?", do_sample=False) == (
             "I see a red circle at the top left and a blue star in the middle."
@@ -80,7 +80,7 @@ def test_a_chat_as_in_the_article(tmp_path: Any) -> None:
 )
 def test_what_it_was_not_trained_on_it_says(question: str, tmp_path: Any) -> None:
     path = tmp_path / "drawing.png"
-    path.write_bytes(picture_of_a_red_circle_and_a_blue_star())
+    path.write_bytes(image_of_a_red_circle_and_a_blue_star())
     with LLaVAChatBot("tiny") as bot:
         assert "trained on drawings" in bot.start_new_chat(str(path), question, do_sample=False)
 

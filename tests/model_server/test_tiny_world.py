@@ -47,9 +47,9 @@ def test_things_lie_apart_inside_the_picture_and_in_reading_order(seed: int) -> 
 @given(seeds)
 def test_a_thing_has_its_colour_in_the_picture(seed: int) -> None:
     scene = scene_from(seed)
-    picture = draw(scene, 200)
+    image = draw(scene, 200)
     for thing in scene.things:
-        assert picture.getpixel((int(thing.x * 200), int(thing.y * 200))) == thing.rgb
+        assert image.getpixel((int(thing.x * 200), int(thing.y * 200))) == thing.rgb
 
 
 @given(seeds)
@@ -73,9 +73,9 @@ def test_training_pictures_are_prepared_exactly_as_the_image_processor_does() ->
     )
     for size in ((256, 256), (320, 213), (150, 200)):
         noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        picture = PilImage.fromarray(noise)
-        pixels = processor(picture, return_tensors="np")["pixel_values"][0]
-        assert np.array_equal(np.rint(pixels * 255).astype(np.uint8), np.asarray(padded(picture)).transpose(2, 0, 1))
+        image = PilImage.fromarray(noise)
+        pixels = processor(image, return_tensors="np")["pixel_values"][0]
+        assert np.array_equal(np.rint(pixels * 255).astype(np.uint8), np.asarray(padded(image)).transpose(2, 0, 1))
 
 
 @given(seeds, st.sampled_from(SHAPES), st.sampled_from(COLOUR_NAMES))

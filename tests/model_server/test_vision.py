@@ -18,15 +18,15 @@ from model_server.errors import EngineFailed, RequestRefused
 from model_server.images import to_pil
 from model_server.prompt import Prompt
 from model_server.types import Image
-from model_server.vision import HOLE, PictureEmbedding, PictureStore, num_prompt_tokens
+from model_server.vision import HOLE, ImageEmbedding, ImageStore, num_prompt_tokens
 
-MakePicture = Callable[..., Image]
+MakeImage = Callable[..., Image]
 
 
 @pytest.fixture
-def store(checkpoint: Checkpoint) -> Iterator[PictureStore]:
+def store(checkpoint: Checkpoint) -> Iterator[ImageStore]:
     words = checkpoint.model.get_input_embeddings()
-    yield PictureStore(checkpoint.model, checkpoint.forms, 2)
+    yield ImageStore(checkpoint.model, checkpoint.forms, 2)
     checkpoint.model.set_input_embeddings(words)
 
 
@@ -38,16 +38,16 @@ def features(checkpoint: Checkpoint, image: Image) -> torch.Tensor:
     return output
 
 
-def looked_up(embedding: PictureEmbedding, ids: tuple[int, ...]) -> torch.Tensor:
+def looked_up(embedding: ImageEmbedding, ids: tuple[int, ...]) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = embedding(torch.tensor([ids], dtype=torch.int32))[0]
     return found
 
 
 def test_a_pictures_ids_stand_for_its_features_and_words_stay_words(
-    store: PictureStore, checkpoint: Checkpoint, picture: MakePicture
+    store: ImageStore, checkpoint: Checkpoint, image: MakeImage
 ) -> None:
-    red, blue = picture("red"), picture("blue")
+    red, blue = image("red"), image("blue")
     red_ids, blue_ids = store.pin([red, blue])
     assert torch.equal(looked_up(store.embedding, red_ids), features(checkpoint, red))
     mixed = looked_up(store.embedding, (5, *blue_ids, 6))
@@ -57,46 +57,46 @@ def test_a_pictures_ids_stand_for_its_features_and_words_stay_words(
     assert min(red_ids + blue_ids) >= store.embedding.vocab_size
 
 
-def test_a_picture_is_encoded_once(store: PictureStore, picture: MakePicture) -> None:
-    first = store.pin([picture("red")])
-    assert store.pin([picture("red")]) == first
+def test_a_picture_is_encoded_once(store: ImageStore, image: MakeImage) -> None:
+    first = store.pin([image("red")])
+    assert store.pin([image("red")]) == first
     assert store.num_encoded == 1
 
 
-def test_an_evicted_picture_comes_back_under_its_own_ids(store: PictureStore, checkpoint: Checkpoint, picture: MakePicture) -> None:
+def test_an_evicted_picture_comes_back_under_its_own_ids(store: ImageStore, checkpoint: Checkpoint, image: MakeImage) -> None:
     colours = ("red", "green", "blue")
     ids = {}
     for colour in colours:
-        (ids[colour],) = store.pin([picture(colour)])
-        store.unpin([picture(colour)])
+        (ids[colour],) = store.pin([image(colour)])
+        store.unpin([image(colour)])
     assert torch.count_nonzero(looked_up(store.embedding, ids["red"])) == 0  # evicted: nobody else's features
-    assert store.pin([picture("red")]) == [ids["red"]]
-    assert torch.equal(looked_up(store.embedding, ids["red"]), features(checkpoint, picture("red")))
+    assert store.pin([image("red")]) == [ids["red"]]
+    assert torch.equal(looked_up(store.embedding, ids["red"]), features(checkpoint, image("red")))
     assert store.num_encoded == 4
     assert len({i for one in ids.values() for i in one}) == 3 * checkpoint.num_image_tokens
 
 
-def test_pinned_pictures_stay(store: PictureStore, checkpoint: Checkpoint, picture: MakePicture) -> None:
-    red, green = picture("red"), picture("green")
+def test_pinned_pictures_stay(store: ImageStore, checkpoint: Checkpoint, image: MakeImage) -> None:
+    red, green = image("red"), image("green")
     (red_ids, _) = store.pin([red, green])
     with pytest.raises(EngineFailed):
-        store.pin([picture("blue")])
+        store.pin([image("blue")])
     store.unpin([green])
-    store.pin([picture("blue")])
+    store.pin([image("blue")])
     assert torch.equal(looked_up(store.embedding, red_ids), features(checkpoint, red))
 
 
-def test_pins_count(store: PictureStore, picture: MakePicture) -> None:
-    red = picture("red")
+def test_pins_count(store: ImageStore, image: MakeImage) -> None:
+    red = image("red")
     store.pin([red, red])
     store.unpin([red])
-    store.pin([picture("green")])
+    store.pin([image("green")])
     with pytest.raises(EngineFailed):
-        store.pin([picture("blue")])
+        store.pin([image("blue")])
 
 
-def test_many_threads_at_once_encode_once(store: PictureStore, picture: MakePicture) -> None:
-    red = picture("red")
+def test_many_threads_at_once_encode_once(store: ImageStore, image: MakeImage) -> None:
+    red = image("red")
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(lambda _: store.pin([red]), range(8)))
     assert all(one == ids[0] for one in ids)
@@ -142,7 +142,7 @@ RAGGED = [Image(b"", "image/png", f"{size}", size, 1) for size in SIZES]
 @given(st.lists(st.tuples(st.lists(st.sampled_from(RAGGED), min_size=1, max_size=4), st.integers(0, 3)), max_size=25))
 def test_ids_are_never_shared_nor_reused_and_pinned_pictures_stay(steps: list[tuple[list[Image], int]]) -> None:
     """Chats come, as many as there is room for, and go; at each step all that are there are looked up."""
-    store = PictureStore(cast(PreTrainedModel, FewWords()), RaggedForms(), num_blocks=7)
+    store = ImageStore(cast(PreTrainedModel, FewWords()), RaggedForms(), num_blocks=7)
     owner: dict[int, tuple[str, bool, int]] = {}
     chats: list[tuple[list[Image], list[tuple[int, ...]]]] = []
     for images, num_to_leave in steps:
@@ -171,7 +171,7 @@ def test_ids_are_never_shared_nor_reused_and_pinned_pictures_stay(steps: list[tu
 
 
 def test_pictures_that_can_never_fit_together_are_refused() -> None:
-    store = PictureStore(cast(PreTrainedModel, FewWords()), RaggedForms(), num_blocks=4)
+    store = ImageStore(cast(PreTrainedModel, FewWords()), RaggedForms(), num_blocks=4)
     with pytest.raises(RequestRefused, match="more pictures"):
         store.pin([RAGGED[5]])
     assert len(store.pin([RAGGED[5], RAGGED[4]])[0]) == 66  # smaller, as they are several
@@ -179,12 +179,10 @@ def test_pictures_that_can_never_fit_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 64), (50, 49), (32, 32), (300, 1)])
-def test_pictures_are_padded_to_a_square_and_not_cropped(
-    checkpoint: Checkpoint, picture: MakePicture, size: tuple[int, int]
-) -> None:
+def test_pictures_are_padded_to_a_square_and_not_cropped(checkpoint: Checkpoint, image: MakeImage, size: tuple[int, int]) -> None:
     """Compared with LLaVA's own expand2square (haotian-liu/LLaVA c121f04, mm_utils.py)."""
     processor: Any = checkpoint.image_processor
-    pil = to_pil(picture("red", size))
+    pil = to_pil(image("red", size))
     side = max(size)
     square = PilImage.new("RGB", (side, side), tuple(int(mean * 255) for mean in processor.image_mean))
     square.paste(pil, ((side - size[0]) // 2, (side - size[1]) // 2))
@@ -195,6 +193,6 @@ def test_pictures_are_padded_to_a_square_and_not_cropped(
     np.testing.assert_allclose(pixels, expected, atol=1e-4)
 
 
-def test_a_very_long_picture_does_not_fill_the_memory(store: PictureStore, picture: MakePicture) -> None:
-    store.pin([picture("red", (50_000, 2))])
+def test_a_very_long_picture_does_not_fill_the_memory(store: ImageStore, image: MakeImage) -> None:
+    store.pin([image("red", (50_000, 2))])
     assert store.num_encoded == 1

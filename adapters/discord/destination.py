@@ -1,0 +1,55 @@
+"""Where an answer goes on Discord, as one line of text that the bot keeps with the turn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+
+from adapters.surface import DestinationGone
+
+DIRECT = "dm"  # the workspace of direct messages, which belong to no guild
+TOKEN_SECONDS = 14 * 60.0  # an interaction's token lives 15 minutes
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """`channel` is the innermost one: a thread, or a channel. `reply_to`: the message that the answer replies to, or empty.
+
+    `has_hint`: say under the answer how to go on, where I do not see ordinary messages. An answer to an interaction has its `token`
+    until `token_until` (seconds since 1970); afterwards the channel is written to, when `is_member`.
+    """
+
+    guild: str
+    channel: str
+    reply_to: str = ""
+    has_hint: bool = False
+    application: str = ""
+    token: str = ""
+    token_until: float = 0.0
+    is_member: bool = True
+    is_alt_text: bool = False  # one short text that only the person who asked sees
+
+    def has_token(self, now: float) -> bool:
+        """Whether its token works at this time. Raises DestinationGone when it does not any more, and nothing else leads there."""
+        if not self.token or now < self.token_until:
+            return bool(self.token)
+        if not self.is_member:
+            raise DestinationGone
+        return False
+
+    def __str__(self) -> str:
+        return json.dumps(astuple(self), separators=(",", ":"))
+
+    def __repr__(self) -> str:
+        return f"Place(guild={self.guild}, channel={self.channel})"  # a token belongs into no log
+
+
+def parse_destination(text: str) -> Destination:
+    """The inverse of `str(destination)`. Raises DestinationGone when it is none."""
+    try:
+        destination = Destination(*json.loads(text))
+    except (ValueError, TypeError):
+        raise DestinationGone from None
+    if not str(destination.channel).isdecimal():
+        raise DestinationGone
+    return destination

@@ -1,0 +1,110 @@
+"""Where a Discord message may hold pictures: attachments, forwarded messages, stickers, and what Discord made of links.
+
+What a file is, its bytes tell; neither its name nor the type that Discord gives decides anything here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import discord
+
+from adapters.base import Attachment, AttachmentError
+from adapters.discord.files import NO_LONGER_THERE, Downloads, Expired
+
+LINK = re.compile(r"https?://[^\s<>|]+", re.IGNORECASE)
+_IMAGE_EMBEDS = frozenset({"image", "gifv"})  # a link straight to a picture; every other kind has a preview of a page
+
+Reread = Callable[[], Awaitable[discord.Message | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something that may be a picture. `id` finds it again when the message is read once more. `reason`: why it cannot be one."""
+
+    id: str
+    name: str
+    address: str
+    size: int | None = None
+    link: str | None = None
+    reason: str | None = None
+
+
+def sources_in(message: discord.Message, *, with_previews: bool) -> tuple[Source, ...]:
+    """In the order in which people see them. `with_previews`: also the pictures that Discord shows for links to pages."""
+    found = [_attached(attachment) for attachment in message.attachments]
+    embeds = list(message.embeds)
+    for snapshot in message.message_snapshots:
+        found += [_attached(attachment) for attachment in snapshot.attachments]
+        found += _embedded(snapshot.embeds, with_previews=True)
+    found += [_sticker(sticker) for sticker in message.stickers]
+    return tuple(found + _embedded(embeds, with_previews=with_previews))
+
+
+def has_unresolved_link(message: discord.Message) -> bool:
+    """Whether Discord may still be looking at a link that is all the message has."""
+    is_suppressed = message.flags.suppress_embeds
+    return not (message.embeds or message.attachments or message.stickers or is_suppressed) and bool(LINK.search(message.content))
+
+
+def attachments_of(sources: Iterable[Source], downloads: Downloads, reread: Reread | None) -> tuple[Attachment, ...]:
+    """`reread` reads their message once more, for fresh addresses."""
+    return tuple(
+        Attachment(source.name, _fetcher(source, downloads, reread), source.size, source.link)
+        for source in sources
+        if source.reason is not None or downloads.is_discords(source.address)
+    )
+
+
+def unusable(name: str, reason: str) -> Attachment:
+    """Named in the answer with its reason."""
+
+    async def fetch(max_bytes: int) -> bytes:
+        raise AttachmentError(reason)
+
+    return Attachment(name, fetch)
+
+
+def _fetcher(source: Source, downloads: Downloads, reread: Reread | None) -> Callable[[int], Awaitable[bytes]]:
+    async def fetch(max_bytes: int) -> bytes:
+        if source.reason is not None:
+            raise AttachmentError(source.reason)
+        try:
+            return await downloads.fetch(source.address, max_bytes)
+        except Expired:
+            message = None if reread is None else await reread()
+        fresh = () if message is None else sources_in(message, with_previews=True)
+        again = next((each for each in fresh if each.id == source.id), None)
+        if again is None:
+            raise AttachmentError(NO_LONGER_THERE)
+        try:
+            return await downloads.fetch(again.address, max_bytes)
+        except Expired:
+            raise AttachmentError(NO_LONGER_THERE) from None
+
+    return fetch
+
+
+def _attached(attachment: discord.Attachment) -> Source:
+    return Source(f"attachment {attachment.id}", attachment.filename, attachment.url, attachment.size)
+
+
+def _sticker(sticker: discord.StickerItem) -> Source:
+    name = f"the sticker “{sticker.name}”"
+    is_lottie = sticker.format is discord.StickerFormatType.lottie
+    reason = "it is drawn by a program (Lottie), not a picture" if is_lottie else None
+    return Source(f"sticker {sticker.id}", name, sticker.url, reason=reason)
+
+
+def _embedded(embeds: Sequence[discord.Embed], *, with_previews: bool) -> list[Source]:
+    found = []
+    for index, embed in enumerate(embeds):
+        if embed.type not in _IMAGE_EMBEDS and not with_previews:
+            continue
+        shown = embed.image if embed.image.proxy_url else embed.thumbnail
+        if shown.proxy_url:
+            name = "the linked picture" if embed.url else "the embedded picture"
+            found.append(Source(f"embed {index}", name, shown.proxy_url, link=embed.url))
+    return found

@@ -1,0 +1,151 @@
+"""The pictures of one message: attached files, then links in its text.
+
+Rules: what could not be fetched, decoded or used is named with its reason, and never counts as seen; nothing larger than the
+limit is downloaded; decoding happens off the event loop, two pictures at a time; a name is somebody else's text and is cleaned
+before it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from adapters.base import Attachment, AttachmentError
+from model_server.errors import ImageError
+from model_server.fetch import fetch_image_url
+from model_server.images import clean_name, read_image
+from model_server.types import Image
+
+log = logging.getLogger(__name__)
+
+MAX_CANDIDATES = 10
+_FETCH_TIMEOUT_SECONDS = 60.0
+_LINK = re.compile(r"https?://[^\s<>\"'`|]{1,2000}", re.IGNORECASE)
+_IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|jfif|webp|gif|heic|heif|avif|bmp|tiff?)$", re.IGNORECASE)
+
+FetchLink = Callable[[str, int], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something that may turn out to be a picture. `link` is where it stands in the text, when it came that way."""
+
+    name: str
+    fetch: Callable[[int], Awaitable[bytes]] = field(repr=False)
+    size: int | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImages:
+    """What became of the candidates: `used` in order, a sentence for each that failed, the names of those not needed any more."""
+
+    used: tuple[tuple[Candidate, Image], ...] = ()
+    failures: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+async def fetch_public_link(url: str, max_bytes: int) -> bytes:
+    """Download from a public address only; raises PictureError."""
+    return await fetch_image_url(url, max_bytes=max_bytes)
+
+
+class ImageReader:
+    def __init__(self, max_bytes: int, fetch_link: FetchLink = fetch_public_link) -> None:
+        self._max_bytes = max_bytes
+        self._fetch_link = fetch_link
+        self._slots = asyncio.Semaphore(2)
+
+    def candidates(self, text: str, attachments: Sequence[Attachment], *, has_image: bool) -> list[Candidate]:
+        """Attachments, and links that end like a picture; any other link only when there is no picture yet."""
+        found = [Candidate(clean_name(item.name), item.fetch, item.size, item.link) for item in attachments]
+        resolved = {item.link for item in attachments}
+        links = [link for link in dict.fromkeys(links_in(text)) if link not in resolved]
+        images = [link for link in links if _IMAGE_SUFFIX.search(urlsplit(link).path)]
+        if not images and not attachments and not has_image:
+            images = links
+        found += [Candidate(_link_name(link), self._fetcher(link), link=link) for link in images]
+        return found
+
+    async def read(self, candidates: Sequence[Candidate], num_wanted: int) -> ReadImages:
+        """Try the candidates in order until `num_wanted` pictures are good."""
+        used: list[tuple[Candidate, Image]] = []
+        failures: list[str] = []
+        considered = candidates[:MAX_CANDIDATES]
+        if len(candidates) > MAX_CANDIDATES:
+            failures.append(f"I looked at the first {MAX_CANDIDATES} of the {len(candidates)} files only.")
+        for index, candidate in enumerate(considered):
+            if len(used) == num_wanted:
+                return ReadImages(tuple(used), tuple(failures), tuple(rest.name for rest in considered[index:]))
+            try:
+                used.append((candidate, await self._read_one(candidate)))
+            except ImageError as error:
+                failures.append(str(error))
+        return ReadImages(tuple(used), tuple(failures))
+
+    async def _read_one(self, candidate: Candidate) -> Image:
+        """Raises PictureError, whatever goes wrong."""
+        if candidate.size is not None and candidate.size > self._max_bytes:
+            raise ImageError(
+                candidate.name, f"it has {_megabytes(candidate.size)}, and I take at most {_megabytes(self._max_bytes)}."
+            )
+        async with self._slots:
+            try:
+                async with asyncio.timeout(_FETCH_TIMEOUT_SECONDS):
+                    data = await candidate.fetch(self._max_bytes)
+            except ImageError:
+                raise
+            except AttachmentError as error:
+                raise ImageError(candidate.name, f"{error}".rstrip(".") + ".") from None
+            except TimeoutError:
+                raise ImageError(candidate.name, "it took too long to download.") from None
+            except Exception as error:  # without its text, which may hold a signed link
+                log.error("A picture could not be fetched: %s", type(error).__name__)
+                raise ImageError(candidate.name, "it could not be downloaded.") from None
+            return await asyncio.to_thread(read_image, data, candidate.name, max_bytes=self._max_bytes)
+
+    def _fetcher(self, link: str) -> Callable[[int], Awaitable[bytes]]:
+        async def fetch(max_bytes: int) -> bytes:
+            return await self._fetch_link(link, max_bytes)
+
+        return fetch
+
+
+def links_in(text: str) -> list[str]:
+    """The http and https links in a text, without the punctuation of the sentence around them."""
+    links = []
+    for match in _LINK.findall(text):
+        link = match.rstrip(".,;:!?*_~")
+        while link.endswith((")", "]")) and link.count(link[-1]) > link.count({")": "(", "]": "["}[link[-1]]):
+            link = link[:-1].rstrip(".,;:!?*_~")
+        try:
+            has_host = bool(urlsplit(link).hostname)
+        except ValueError:
+            has_host = False
+        if has_host:
+            links.append(link)
+    return links
+
+
+def without_links(text: str, links: Sequence[str]) -> str:
+    """The text without these links, whose pictures stand beside it now."""
+    for link in sorted(links, key=len, reverse=True):
+        text = text.replace(f"<{link}>", " ").replace(link, " ")
+    return " ".join(text.split()) if links else text
+
+
+def join_names(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _link_name(link: str) -> str:
+    parts = urlsplit(link)
+    return clean_name(f"{parts.hostname}{parts.path}")
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1_000_000:.1f} MB"

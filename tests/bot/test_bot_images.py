@@ -1,0 +1,63 @@
+"""Links in a text, and the limits of what is looked at."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.images import MAX_CANDIDATES, ImageReader, join_names, links_in, without_links
+from tests.bot.doubles import attachment, image, png
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("Look: https://example.org/a.png.", ["https://example.org/a.png"]),
+        ("(https://example.org/a.png)", ["https://example.org/a.png"]),
+        ("https://example.org/a_(b).png!", ["https://example.org/a_(b).png"]),
+        ("[cat](http://example.org/cat.jpg)", ["http://example.org/cat.jpg"]),
+        ("<https://example.org/a.png|cat>", ["https://example.org/a.png"]),
+        ("HTTPS://EXAMPLE.org/A.PNG?x=1#y", ["HTTPS://EXAMPLE.org/A.PNG?x=1#y"]),
+        ("ftp://example.org/a.png file:///etc/passwd https:// http://[ no link", []),
+    ],
+)
+def test_links_are_found_without_the_sentence_around_them(text: str, links: list[str]) -> None:
+    assert links_in(text) == links
+
+
+@given(st.text())
+def test_links_never_crash_and_are_part_of_the_text(text: str) -> None:
+    for link in links_in(text + " http://x" + text):
+        assert link in text + " http://x" + text
+
+
+@given(st.lists(st.sampled_from(["https://a.org/1.png", "https://a.org/1.png?x", "what", "is", "this?"]), max_size=8))
+def test_only_the_used_links_leave_the_text(words: list[str]) -> None:
+    left = without_links(" ".join(words), ["https://a.org/1.png?x"])
+    assert left.split() == [word for word in words if word != "https://a.org/1.png?x"]
+
+
+def test_a_text_without_used_links_stays_as_it_was() -> None:
+    assert without_links("two\n\nparagraphs", []) == "two\n\nparagraphs"
+
+
+async def test_no_more_than_the_wanted_pictures_are_fetched() -> None:
+    reader = ImageReader(1_000_000)
+    unfetchable = attachment("must not be asked for", "second.png")
+    found = await reader.read(reader.candidates("", [attachment(png(), "first.png"), unfetchable], has_image=False), 1)
+    assert [drawn for _, drawn in found.used] == [image("red")]
+    assert (found.failures, found.unread) == ((), ("second.png",))
+
+
+async def test_a_heap_of_files_is_looked_at_in_part_only_and_that_is_told() -> None:
+    reader = ImageReader(1_000_000)
+    heap = [attachment(b"", f"{number}.png") for number in range(50)]
+    found = await reader.read(reader.candidates("", heap, has_image=False), 1)
+    assert len(found.failures) == MAX_CANDIDATES + 1
+    assert "first 10 of the 50" in found.failures[0]
+
+
+def test_names_are_joined_as_people_do() -> None:
+    assert join_names(["a"]) == "a"
+    assert join_names(["a", "b", "c"]) == "a, b and c"
