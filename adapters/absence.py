@@ -1,13 +1,14 @@
 """Having been away: from when on messages may have been missed, and how many of them are answered.
 
-While we are connected a mark is moved on every few seconds; after a return, what is younger than the mark may be news.
+While we are connected a mark is moved on every few seconds; after a return, what is younger than the mark may be news. The mark
+never passes a message that was not accepted yet, so that one which waits when the program is killed is found again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -43,11 +44,13 @@ class CatchUp:
 
 
 class Mark:
-    """Until when everything was seen on a platform, also over a restart."""
+    """Until when everything was seen on a platform, also over a restart. `oldest_open`: when the oldest message was sent that was
+    not accepted yet; None when there is none."""
 
-    def __init__(self, platform: str, handler: ThreadHandler) -> None:
+    def __init__(self, platform: str, handler: ThreadHandler, oldest_open: Callable[[], datetime | None]) -> None:
         self._platform = platform
         self._handler = handler
+        self._oldest_open = oldest_open
         self._moving: asyncio.Task[None] | None = None
 
     async def read(self) -> datetime | None:
@@ -67,7 +70,9 @@ class Mark:
     async def _keep(self) -> None:
         while True:
             try:
-                await self._handler.write_note(self._platform, _MARK, datetime.now(UTC).isoformat())
+                now = datetime.now(UTC)
+                mark = min(now, self._oldest_open() or now)
+                await self._handler.write_note(self._platform, _MARK, mark.isoformat())
             except Exception:  # the database may be away for a while
                 log.exception("The mark of what was seen on %s could not be written.", self._platform)
             await asyncio.sleep(MARK_SECONDS)

@@ -1,8 +1,9 @@
-"""What every platform with threads does with what happens there; an adapter translates, the dispatcher decides.
+"""What every platform with threads does with what happens there: an adapter translates, the dispatcher sees to the rest.
 
-Rules: a message is for us when it mentions us, is said to us alone, stands in a thread of ours, or replies to a message of a chat.
-The same message is answered once, however often and in whatever order it is delivered. A changed question is asked again, a deleted
-one is cancelled and forgotten. What was missed while we were away is answered after the return: bounded in age and number, once.
+Rules: what happened is put into its conversation's mailbox at once and dealt with there in the order of its arrival. A step ends
+when the question is accepted; its answer is shown by a task of its own, so that Stop, edits and deletions overtake it. The same
+message is answered once, however often and in whatever order it is delivered. A changed question is asked again, a deleted one is
+cancelled and forgotten. What was missed while we were away is answered after the return: bounded in age and number, once.
 """
 
 from __future__ import annotations
@@ -10,34 +11,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
-from weakref import WeakValueDictionary
+from functools import partial
+from typing import Any, assert_never
 
 from adapters.absence import CatchUp, Mark
 from adapters.access import Access
-from adapters.base import Answer, Author, IncomingMessage, ThreadHandler, ThreadKey
+from adapters.backlog import Backlog
+from adapters.base import Answer, Attachment, Author, IncomingMessage, PlatformTurn, ThreadHandler, ThreadKey
+from adapters.bounded import BoundedDict
+from adapters.mailbox import MAX_POSTS, Conversation, Mailboxes
 from adapters.pace import Pace
 from adapters.phrases import quota_sentence
 from adapters.post import Platform, Post
-from adapters.reply import show
-from adapters.surface import Control, DestinationGone, Surface, TryLater
+from adapters.routing import Begins, Continues, MessageId, NotForUs, Router, SeenBefore
+from adapters.screen import Screen, end_tasks, typing
+from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
 
 log = logging.getLogger(__name__)
 
-TYPING_SECONDS = 5.0
 _MAX_REMEMBERED = 10_000
 _MAX_CAUGHT_UP_AT_ONCE = 2
 
 NOT_ALLOWED = "I am not set up to answer here."
 ONLY_ASKER = "Only the person who asked, or a moderator, can do this."
 TURN_GONE = "I no longer have this question: it was forgotten. Please ask again."
+TOO_MANY_AT_ONCE = "That was more than I can take at once. I will look at the rest when I have answered what came before."
+
+ReadMissed = Callable[[datetime], Awaitable[Iterable[Post]]]
+"""Reads back what was said since then, in no order. Raises TryLater when the platform cannot be asked."""
 
 
 class Dispatcher:
-    """One platform's dispatcher. The adapter calls `on_...` from tasks of its own; `close` at the end."""
+    """One platform's dispatcher. What is not a coroutine returns at once; `close` at the end."""
 
     def __init__(
         self,
@@ -47,115 +55,97 @@ class Dispatcher:
         *,
         access: Access | None = None,
         catch_up: CatchUp | None = None,
+        max_posts: int = MAX_POSTS,
     ) -> None:
         self._platform = platform
         self._handler = handler
         self._pace = pace
-        self._access = access or Access()
         self._catch_up = catch_up or CatchUp()
-        self._rooms: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._taken = _Remembered()  # messages that were handed to the bot
-        self._deleted = _Remembered()  # an event may come before the message that it is about
-        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}  # messages that the bot is accepting
-        self._starting: Counter[ThreadKey] = Counter()  # chats that begin with one of them
-        self._showing: dict[int, asyncio.Task[None]] = {}
+        self._router = Router(platform.name, handler, access or Access())
+        self._mailboxes = Mailboxes(max_posts=max_posts, on_idle=self._on_idle)
+        self._conversations: BoundedDict[MessageId, Conversation] = BoundedDict(_MAX_REMEMBERED)  # where messages went
+        self._newest_edits: dict[MessageId, Post] = {}  # of messages whose edit is waiting in a mailbox
+        self._backlog = Backlog()
+        self._mark = Mark(platform.name, handler, self._backlog.oldest)
+        self._screen = Screen(platform.name, handler, pace)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._mark = Mark(platform.name, handler)
+        self._read_missed: ReadMissed | None = None
+        self._coming_online = asyncio.Lock()
+        self._has_resumed = self._is_closing = False
+        self._answering_left: set[Conversation] = set()
 
-    # -- messages ----------------------------------------------------------------------------------------------------------
+    # -- what happens on the platform --------------------------------------------------------------------------------------
 
-    async def concerns_us(self, post: Post) -> bool:
-        """Whether it is worth looking at what the message brings; its attachments do not matter yet."""
-        return (post.workspace, post.message_id) in self._taken or (self.may_use(post) and await self._place(post) is not None)
-
-    async def on_post(self, post: Post) -> None:
-        """A message was written. Returns when it is known to be none of ours, or its answer is under way."""
-        if post.is_automatic or not self.may_use(post):
+    def posted(self, post: Post) -> None:
+        """A message was written."""
+        if post.is_automatic:
             return
-        id_ = (post.workspace, post.message_id)
-        if id_ in self._taken or id_ in self._deleted:
-            return
-        async with self._lock(post):
-            place = await self._place(post)
-            if place is None or not self._taken.add(id_):
-                return
-            if await self._handler.find_message(self._platform.name, *id_) is not None:
-                return  # answered before a restart, or about to be by `resume`
-            asking = self._asking[id_] = self._begin(self._ask(post, place))
-            asking.add_done_callback(lambda _: self._asking.pop(id_))
-            if post.is_own_room or post.is_direct:  # the next message there may go on with what this one begins
-                await asyncio.wait({asking})
-        await asyncio.wait({asking})
+        conversation = self._conversation_of(post)
+        self._backlog.open(post)
+        step = partial(self._take, post)
+        if self._backlog.has_left(conversation) or not self._mailboxes.put(conversation, step, is_bounded=True):
+            self._leave(conversation, post)
 
-    async def on_edit(self, post: Post) -> None:
+    def edited(self, post: Post) -> None:
         """A message says something else now; `post` is what it says."""
-        if post.is_automatic or not self.may_use(post):
+        if post.is_automatic:
             return
         id_ = (post.workspace, post.message_id)
-        if asking := self._asking.get(id_):
-            await asyncio.wait({asking})
-        turn = await self._handler.find_message(self._platform.name, *id_)
-        if turn is None:
-            if post.is_mention:
-                await self.on_post(post)  # the mention was added afterwards
-            return
-        if turn.message_id != post.message_id:
-            return  # a message of ours
-        with contextlib.suppress(DestinationGone):
-            surface = self._platform.surface(turn.destination)
-            answer = await self._handler.ask_again(self._message(post, turn.key, turn.destination))
-            if answer is not None:
-                self._show(answer, surface, turn.reply_ids)
+        is_waiting = id_ in self._newest_edits
+        self._newest_edits[id_] = post
+        if not is_waiting:
+            self._mailboxes.put(self._conversation_of(post), partial(self._take_edit, id_))
 
-    async def on_delete(self, workspace: str, message_id: str) -> None:
+    def deleted(self, workspace: str, message_id: str) -> None:
+        """A message was deleted."""
+        self._router.has_deleted(workspace, message_id)
         id_ = (workspace, message_id)
-        self._deleted.add(id_)
-        if asking := self._asking.get(id_):
-            await asyncio.wait({asking})
-        turn = await self._handler.retract(self._platform.name, workspace, message_id)
-        if turn is None:
-            return
-        with contextlib.suppress(DestinationGone, TryLater):
-            if showing := self._showing.get(turn.turn_id):
-                await asyncio.wait({showing})  # it ends because its answer was stopped, and may have written once more
-            surface = self._platform.surface(turn.destination)
-            for reply_id in turn.reply_ids:
-                await surface.delete(reply_id)
+        self._mailboxes.put(self._conversations.get(id_) or id_, partial(self._take_deletion, id_))
 
-    async def on_room_gone(self, workspace: str, room: str) -> None:
+    def room_gone(self, workspace: str, room: str) -> None:
         """A thread or channel was deleted, or we were removed from it."""
-        num_deleted = await self._handler.delete_room(self._platform.name, workspace, room)
-        if num_deleted:
-            log.info("A place on %s is gone; %d chats went with it.", self._platform.name, num_deleted)
+        self._mailboxes.put((workspace, room), partial(self._take_room_gone, workspace, room))
 
     # -- commands and buttons ----------------------------------------------------------------------------------------------
 
-    def may_use(self, post: Post) -> bool:
-        return self.is_allowed(
-            post.author, post.workspace, {post.channel, post.room, *post.container_ids}, is_direct=post.is_direct
-        )
-
     def is_allowed(self, author: Author, workspace: str, channels: Collection[str], *, is_direct: bool) -> bool:
-        return self._access.is_allowed(author, workspace, channels, is_direct=is_direct)
+        return self._router.is_allowed(author, workspace, channels, is_direct=is_direct)
 
-    async def ask(self, message: IncomingMessage, surface: Surface, reply_ids: Sequence[str] = ()) -> None:
-        """A question that came by a command, whose place is known already. Returns when the answer stands there.
+    async def ask(
+        self,
+        conversation: Conversation,
+        message: IncomingMessage,
+        surface: Surface,
+        reply_ids: Sequence[str] = (),
+        *,
+        attachments: Callable[[], Awaitable[Sequence[Attachment]]] | None = None,
+    ) -> None:
+        """A question that came by a command, whose destination is known already. Returns when the answer is shown.
 
-        `reply_ids`: what stands there already, and shall become the answer.
+        `reply_ids`: what is shown there already, and shall become the answer. `attachments` are looked up when its turn has come.
         """
-        answer = await self._handle(message, surface)
-        if reply_ids and answer.turn_id is not None:
-            await self._handler.set_reply(answer.turn_id, reply_ids, is_delivered=False)
-        await asyncio.wait({self._show(answer, surface, reply_ids)})
 
-    async def on_button(self, control: Control, turn_id: int, person: Author, *, is_moderator: bool) -> str | None:
-        """Do what the button says; returns a sentence for this person alone when there is something to say."""
+        async def accept() -> Answer:
+            async with typing(surface):
+                found = message.attachments if attachments is None else tuple(await attachments())
+                answer = await self._handler.handle(replace(message, attachments=found))
+            if reply_ids and answer.turn_id is not None:
+                await self._handler.set_reply(answer.turn_id, reply_ids, is_delivered=False)
+            return answer
+
+        answer = await self._mailboxes.run(conversation, accept)
+        await asyncio.wait({self._screen.show(answer, surface, reply_ids)})
+
+    async def press(self, control: Control, turn_id: int, person: Author, *, is_moderator: bool) -> str | None:
+        """Do what a button says; returns a sentence for this person alone when there is something to say.
+
+        Stop waits for nothing: in the mailbox it would stand behind the look-ups of the question after it.
+        """
         turn = await self._handler.find_turn(turn_id)
         if turn is None:
             return TURN_GONE
         if control in (Control.HELPFUL, Control.NOT_HELPFUL):
-            is_helpful = control is Control.HELPFUL
-            is_kept = await self._handler.rate(turn_id, person.id, is_helpful=is_helpful)
+            is_kept = await self._handler.rate(turn_id, person.id, is_helpful=control is Control.HELPFUL)
             return "Thank you, I wrote that down." if is_kept else TURN_GONE
         if person.id != turn.author_id and not is_moderator:
             return ONLY_ASKER
@@ -165,15 +155,8 @@ class Dispatcher:
                 return "This answer has ended already."
             running.stop()
             return None
-        try:
-            surface = self._platform.surface(turn.destination)
-        except DestinationGone:
-            return "I cannot write there any more."
-        answer = await self._handler.regenerate_turn(turn_id)
-        if answer is None:
-            return TURN_GONE
-        self._show(answer, surface, turn.reply_ids)
-        return None
+        id_ = (turn.key.workspace, turn.message_id)
+        return await self._mailboxes.run(self._conversations.get(id_) or id_, partial(self._regenerate, turn))
 
     async def reset(self, key: ThreadKey) -> str:
         if await self._handler.reset_chat(key):
@@ -192,24 +175,195 @@ class Dispatcher:
 
     # -- being away --------------------------------------------------------------------------------------------------------
 
-    async def resume(self) -> None:
-        """Show the answers that are not known to stand in their place. Once, when the adapter can write."""
+    async def online(self, read_missed: ReadMissed) -> None:
+        """The platform is connected: from now on nothing is missed.
+
+        Shows what an earlier run of the program left unshown, and answers what was missed, which `read_missed` reads back.
+        """
+        self._read_missed = read_missed
+        async with self._coming_online:
+            since = await self._missed_since()
+            with self._backlog.catching_up(since) as passed_over:
+                self._mark.move_on()
+                if not self._has_resumed:
+                    self._has_resumed = True
+                    await self._resume()
+                if since is not None:
+                    num_answered = await self._answer_missed(await read_missed(since))
+                    if num_answered:
+                        log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
+        for post in passed_over:  # they may follow on what was only answered now
+            self.posted(post)
+
+    def resumed(self) -> None:
+        """The connection is back, and what was said meanwhile has come over it: nothing was missed."""
+        self._mark.move_on()
+
+    def offline(self) -> None:
+        """What happens from now on may be missed."""
+        self._mark.stop()
+
+    async def close(self, grace_seconds: float = 5.0) -> None:
+        """Let what is being accepted and shown come to its end for a moment. What was not begun is left for the next start."""
+        self.offline()
+        self._is_closing = True
+        deadline = asyncio.get_running_loop().time() + grace_seconds
+        await self._mailboxes.close(grace_seconds)
+        await end_tasks(self._tasks, deadline)
+        await self._screen.close(deadline)
+
+    # -- steps -------------------------------------------------------------------------------------------------------------
+
+    async def _take(self, incoming: Post) -> None:
+        try:
+            post = incoming if incoming.complete is None else await incoming.complete()
+            route = await self._router.route(post)
+            match route:
+                case SeenBefore():
+                    pass
+                case NotForUs():
+                    self._backlog.pass_over(incoming)
+                case Begins() | Continues() if post.is_command and (post.is_mention or post.is_direct or route != Begins()):
+                    self._router.has_taken(post)
+                    await self._platform.run_command(post)
+                case Begins() | Continues():
+                    await self._ask(post, route)
+                    self._router.has_taken(post)
+                case _ as never:
+                    assert_never(never)
+        except Exception:
+            self._backlog.fail(incoming)
+            raise
+        self._backlog.close(incoming)
+
+    async def _ask(self, post: Post, route: Begins | Continues) -> None:
+        try:
+            if isinstance(route, Continues):
+                key, destination = route.key, self._platform.destination(post)
+            else:
+                key, destination = await self._platform.start(post)
+            surface = self._platform.surface(destination)
+        except DestinationGone:
+            log.info("A question on %s cannot be answered in its place.", self._platform.name)
+            return
+        self._backlog.note_ours(self._conversation_of(post))
+        message = _message(post, key, destination)
+        async with typing(surface):
+            answer = await self._handler.handle(replace(message, attachments=tuple(await post.attachments())))
+        self._screen.show(answer, surface)
+
+    async def _take_edit(self, id_: MessageId) -> None:
+        post = self._newest_edits.pop(id_)
+        if not self._router.may_use(post):
+            return
+        turn = await self._handler.find_message(self._platform.name, *id_)
+        if turn is None:
+            if post.is_mention:
+                await self._take(post)  # the mention was added afterwards
+            return
+        if turn.message_id != post.message_id:
+            return  # a message of ours
+        with contextlib.suppress(DestinationGone):
+            surface = self._platform.surface(turn.destination)
+            message = _message(post, turn.key, turn.destination, await post.attachments())
+            answer = await self._handler.ask_again(message)
+            if answer is not None:
+                self._screen.show(answer, surface, turn.reply_ids)
+
+    async def _take_deletion(self, id_: MessageId) -> None:
+        turn = await self._handler.retract(self._platform.name, *id_)
+        if turn is not None:
+            self._begin(self._take_away(turn))
+
+    async def _take_away(self, turn: PlatformTurn) -> None:
+        """Delete the messages that show a turn's answer."""
+        with contextlib.suppress(DestinationGone, TryLater):
+            await self._screen.wait_shown(turn.turn_id)  # its answer was stopped, and may have been written once more
+            surface = self._platform.surface(turn.destination)
+            for reply_id in turn.reply_ids:
+                await surface.delete(reply_id)
+
+    async def _take_room_gone(self, workspace: str, room: str) -> None:
+        num_deleted = await self._handler.delete_room(self._platform.name, workspace, room)
+        if num_deleted:
+            log.info("A place on %s is gone; %d chats went with it.", self._platform.name, num_deleted)
+
+    async def _regenerate(self, turn: PlatformTurn) -> str | None:
+        try:
+            surface = self._platform.surface(turn.destination)
+        except DestinationGone:
+            return "I cannot write there any more."
+        answer = await self._handler.regenerate_turn(turn.turn_id)
+        if answer is None:
+            return TURN_GONE
+        self._screen.show(answer, surface, turn.reply_ids)
+        return None
+
+    # -- a full mailbox ----------------------------------------------------------------------------------------------------
+
+    def _leave(self, conversation: Conversation, post: Post) -> None:
+        """The mailbox is full: the post is answered when the mailbox has become empty, or after the next start."""
+        is_first = self._backlog.leave(conversation, post)
+        if not is_first:
+            return
+        log.warning(
+            "A conversation on %s has more messages than I can take at once; the rest is left for later.", self._platform.name
+        )
+        if (post.is_mention or post.is_direct or self._backlog.is_ours(conversation)) and self._router.may_use(post):
+            self._begin(self._tell_too_many(post))
+
+    async def _tell_too_many(self, post: Post) -> None:
+        with contextlib.suppress(DestinationGone, TryLater):
+            surface = self._platform.surface(self._platform.destination(post))
+            await self._pace.turn(surface.channel)
+            await surface.post(Page("", notices=(TOO_MANY_AT_ONCE,)))
+
+    def _on_idle(self, conversation: Conversation) -> None:
+        is_time = self._backlog.has_left(conversation) and conversation not in self._answering_left
+        if is_time and self._read_missed is not None and not self._is_closing:
+            self._begin(self._answer_left(conversation, self._read_missed))
+
+    async def _answer_left(self, conversation: Conversation, read_missed: ReadMissed) -> None:
+        """Read back what did not fit into the mailbox, and answer it. What is gone from the platform is let go."""
+        self._answering_left.add(conversation)
+        try:
+            while left := self._backlog.left_in(conversation):
+                posts = await read_missed(min(left.values()))
+                await self._answer_all([post for post in _oldest_first(posts) if (post.workspace, post.message_id) in left])
+                self._backlog.let_go(conversation, left)
+        finally:
+            self._answering_left.discard(conversation)
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _conversation_of(self, post: Post) -> Conversation:
+        """Where its message went; a message that replies to one outside of any thread goes the same way as that one."""
+        id_ = (post.workspace, post.message_id)
+        known = self._conversations.get(id_)
+        if known is None and post.reply_to is not None and not post.is_own_room:
+            known = self._conversations.get((post.workspace, post.reply_to))
+        conversation = known or (post.workspace, post.conversation)
+        self._conversations[id_] = conversation
+        return conversation
+
+    async def _missed_since(self) -> datetime | None:
+        """From when on messages may have been missed; None when nothing was, because we were never here before."""
+        mark = await self._mark.read()
+        return None if mark is None else max(mark, datetime.now(UTC) - self._catch_up.max_age)
+
+    async def _resume(self) -> None:
+        """Show the answers that are not known to be shown."""
         for turn, answer in await self._handler.undelivered(self._platform.name):
-            if turn.turn_id in self._showing:
+            if self._screen.is_showing(turn.turn_id):
                 continue  # it was asked while we were on our way
             try:
                 surface = self._platform.surface(turn.destination)
             except DestinationGone:
                 await self._handler.set_reply(turn.turn_id, turn.reply_ids, is_delivered=True)
                 continue
-            self._show(answer, surface, turn.reply_ids)
+            self._screen.show(answer, surface, turn.reply_ids)
 
-    async def missed_since(self) -> datetime | None:
-        """From when on messages may have been missed; None when nothing was, because we were never here before."""
-        mark = await self._mark.read()
-        return None if mark is None else max(mark, datetime.now(UTC) - self._catch_up.max_age)
-
-    async def answer_missed(self, posts: Iterable[Post]) -> int:
+    async def _answer_missed(self, posts: Iterable[Post]) -> int:
         """Answer what is for us among these, oldest first and few at a time; returns how many. More than enough are left alone."""
         left, num_answered = self._catch_up.recent(posts), 0
         while ours := [post for post in left if await self._is_missed(post)]:
@@ -219,113 +373,28 @@ class Dispatcher:
             left = [post for post in left if post not in ours]  # what follows on them is ours now
         return num_answered
 
-    def connected(self) -> None:
-        """From now on nothing is missed, until `disconnected`."""
-        self._mark.move_on()
-
-    def disconnected(self) -> None:
-        self._mark.stop()
-
-    async def close(self, grace_seconds: float = 5.0) -> None:
-        """Let what is being shown come to its end for a moment."""
-        self.disconnected()
-        tasks = {*self._tasks, *self._showing.values()}
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace_seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-
-    # -- inside ------------------------------------------------------------------------------------------------------------
-
-    async def _place(self, post: Post) -> ThreadKey | bool | None:
-        """The chat in which the message goes on; True when it begins one; None when it is not for us."""
-        name, workspace = self._platform.name, post.workspace
-        if post.thread is not None:
-            key = ThreadKey(name, workspace, post.channel, post.thread)
-            if key in self._starting or await self._handler.has_chat(key):
-                return key
-        if post.reply_to is not None:
-            turn = await self._handler.find_message(name, workspace, post.reply_to)
-            if turn is not None:
-                return turn.key
-        if not post.is_mention and not post.is_direct:
-            return None
-        if post.is_own_room and post.reply_to is None and not post.attachments:
-            latest = await self._handler.latest_chat(name, workspace, post.room)
-            if latest is not None:
-                return latest
-        return True
-
-    async def _ask(self, post: Post, place: ThreadKey | bool) -> None:
-        try:
-            if isinstance(place, ThreadKey):
-                key, destination = place, self._platform.destination(post)
-            else:
-                key, destination = await self._platform.start(post)
-            surface = self._platform.surface(destination)
-        except DestinationGone:
-            log.info("A question on %s cannot be answered in its place.", self._platform.name)
-            return
-        self._starting[key] += 1
-        try:
-            answer = await self._handle(self._message(post, key, destination), surface)
-        finally:
-            self._starting -= Counter({key: 1})  # keeps positive counts only
-        self._show(answer, surface)
-
-    async def _handle(self, message: IncomingMessage, surface: Surface) -> Answer:
-        async with _typing(surface):
-            return await self._handler.handle(message)
-
-    def _show(self, answer: Answer, surface: Surface, reply_ids: Sequence[str] = ()) -> asyncio.Task[None]:
-        """Paint the answer in its place, in a task of its own; one task per turn, a newer one takes over."""
-        turn_id = answer.turn_id
-        earlier = None if turn_id is None else self._showing.get(turn_id)
-
-        async def paint() -> None:
-            ids = reply_ids
-            if earlier is not None:
-                await asyncio.wait({earlier})
-                turn = None if turn_id is None else await self._handler.find_turn(turn_id)
-                ids = ids if turn is None else turn.reply_ids
-            await show(answer, surface, self._pace, self._handler, reply_ids=ids)
-
-        task = self._begin(paint())
-        if turn_id is not None:
-            self._showing[turn_id] = task
-            task.add_done_callback(lambda _: self._showing.pop(turn_id) if self._showing.get(turn_id) is task else None)
-        return task
-
     async def _answer_all(self, posts: Sequence[Post]) -> None:
-        """Few at a time, and one after the other in each room."""
+        """Few at a time, and one after the other in each conversation."""
         slots = asyncio.Semaphore(_MAX_CAUGHT_UP_AT_ONCE)
-        rooms: dict[tuple[str, str], list[Post]] = {}
+        conversations: dict[Conversation, list[Post]] = {}
         for post in posts:
-            rooms.setdefault((post.workspace, post.room), []).append(post)
+            conversations.setdefault(self._conversation_of(post), []).append(post)
 
-        async def answer_room(posts_of_room: Sequence[Post]) -> None:
-            for post in posts_of_room:
+        async def answer(conversation: Conversation) -> None:
+            for post in conversations[conversation]:
                 async with slots:
-                    await self.on_post(post)
-                    await self._wait_shown(post)
+                    try:
+                        await self._mailboxes.run(conversation, partial(self._take, post))
+                        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
+                        if turn is not None:
+                            await self._screen.wait_shown(turn.turn_id)
+                    except Exception:
+                        log.exception("A message on %s that is made up for could not be dealt with.", self._platform.name)
 
-        await asyncio.gather(*(answer_room(posts_of_room) for posts_of_room in rooms.values()))
+        await asyncio.gather(*(answer(conversation) for conversation in conversations))
 
     async def _is_missed(self, post: Post) -> bool:
-        if post.is_automatic or not self.may_use(post) or (post.workspace, post.message_id) in self._taken:
-            return False
-        if await self._place(post) is None:
-            return False
-        return await self._handler.find_message(self._platform.name, post.workspace, post.message_id) is None
-
-    async def _wait_shown(self, post: Post) -> None:
-        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
-        if turn is not None and (showing := self._showing.get(turn.turn_id)):
-            await asyncio.wait({showing})
-
-    def _message(self, post: Post, key: ThreadKey, destination: str) -> IncomingMessage:
-        return IncomingMessage(key, post.message_id, post.author, post.text, post.attachments, post.look_back, destination)
+        return not post.is_command and isinstance(await self._router.route(post), Begins | Continues)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(_logged(work))
@@ -333,48 +402,13 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _lock(self, post: Post) -> asyncio.Lock:
-        """Messages of one conversation are taken in their order; those that begin a chat in a channel wait for nobody."""
-        name = post.room if post.thread is not None or post.is_direct else post.message_id
-        lock = self._rooms.get((post.workspace, name))
-        if lock is None:
-            lock = self._rooms[post.workspace, name] = asyncio.Lock()  # lives as long as somebody holds or awaits it
-        return lock
+
+def _message(post: Post, key: ThreadKey, destination: str, attachments: Sequence[Attachment] = ()) -> IncomingMessage:
+    return IncomingMessage(key, post.message_id, post.author, post.text, tuple(attachments), post.look_back, destination)
 
 
-class _Remembered:
-    """A bounded set of ids; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self._ids: OrderedDict[tuple[str, str], None] = OrderedDict()
-
-    def __contains__(self, id_: tuple[str, str]) -> bool:
-        return id_ in self._ids
-
-    def add(self, id_: tuple[str, str]) -> bool:
-        """False when it was known."""
-        if id_ in self._ids:
-            return False
-        self._ids[id_] = None
-        if len(self._ids) > _MAX_REMEMBERED:
-            self._ids.popitem(last=False)
-        return True
-
-
-@contextlib.asynccontextmanager
-async def _typing(surface: Surface) -> AsyncIterator[None]:
-    async def repeat() -> None:
-        while True:
-            with contextlib.suppress(DestinationGone, TryLater):
-                await surface.show_typing()
-            await asyncio.sleep(TYPING_SECONDS)
-
-    task = asyncio.create_task(repeat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+def _oldest_first(posts: Iterable[Post]) -> list[Post]:
+    return sorted(posts, key=lambda post: post.sent_at)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -133,7 +133,10 @@ class Actions:
         message = IncomingMessage(
             key, str(interaction.id), author_of(interaction.user), question, tuple(attachments), None, str(destination)
         )
-        await self._dispatcher.ask(message, DiscordSurface(self._client, destination), reply_ids=(original_id(interaction.id),))
+        conversation = destination.guild, str(interaction.id)
+        await self._dispatcher.ask(
+            conversation, message, DiscordSurface(self._client, destination), reply_ids=(original_id(interaction.id),)
+        )
 
     async def ask_about_message(self, interaction: Interaction, message: discord.Message) -> None:
         """Asks for the question in a modal first."""
@@ -189,7 +192,7 @@ class Actions:
             async with translated_errors():
                 await channel.edit(archived=False)
         person, is_moderator = author_of(interaction.user), interaction.permissions.manage_messages
-        sentence = await self._dispatcher.on_button(control, turn_id, person, is_moderator=is_moderator)
+        sentence = await self._dispatcher.press(control, turn_id, person, is_moderator=is_moderator)
         if sentence is not None:
             await self.tell(interaction, sentence)
 

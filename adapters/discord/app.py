@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -93,6 +94,9 @@ class DiscordAdapter:
         parsed.has_token(time.time())
         return DiscordSurface(self._connected, parsed)
 
+    async def run_command(self, post: Post) -> None:
+        raise AssertionError("on Discord commands are no messages")
+
     def _connected(self) -> AnyClient:
         if self._client is None:
             raise DestinationGone
@@ -137,7 +141,7 @@ class DiscordAdapter:
                     raise AdapterError(_FATAL_CODES[error.code]) from error
             except (discord.HTTPException, discord.GatewayNotFound, aiohttp.ClientError, OSError) as error:
                 log.warning("The connection to Discord broke (%s); I try again.", type(error).__name__)
-            dispatcher.disconnected()
+            dispatcher.offline()
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(2 * wait_seconds, _MAX_RETRY_SECONDS)
 
@@ -169,18 +173,12 @@ class DiscordAdapter:
                 remarks.append(f"Discord: {_SYNC_FAILED}")
 
         async def when_ready() -> None:
-            since = await dispatcher.missed_since()
-            dispatcher.connected()
             if not self.started.is_set():
                 if not client.guilds:
                     remarks.append(f"Discord: I am on no server yet. Invite me: {invite_link(found.application_id)}")
                 self.where, self.remarks = _where(client), tuple(remarks)
                 self.started.set()
-                await dispatcher.resume()
-            if since is not None:
-                num_answered = await dispatcher.answer_missed(await read_missed(client, translator, handler, since))
-                if num_answered:
-                    log.info("Answered %d messages on Discord that were written while I was away.", num_answered)
+            await dispatcher.online(partial(read_missed, client, translator, handler))
 
         Listener(client, dispatcher, translator, set_up, when_ready, self._begin)
         return client

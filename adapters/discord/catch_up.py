@@ -44,7 +44,7 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
         except (DestinationGone, TryLater, CannotEdit):
             continue
         posts += [
-            await translator.post(message)
+            translator.post(message)
             for message in messages
             if translator.is_readable(message) and not is_automatic_message(message)
         ]

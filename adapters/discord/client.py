@@ -1,12 +1,10 @@
-"""discord.py's client, and what happens there as calls of the dispatcher. Every event is dealt with in a task of our own."""
+"""discord.py's client, and what happens there as calls of the dispatcher, which returns at once."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
-from weakref import WeakValueDictionary
 
 import discord
 from yarl import URL
@@ -18,7 +16,6 @@ from adapters.discord.destination import DIRECT
 from adapters.discord.setup import API_URL
 from adapters.discord.translate import Translator, is_automatic_message
 from adapters.dispatcher import Dispatcher
-from adapters.post import Post
 from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
@@ -82,7 +79,6 @@ class Listener:
         self._when_ready = when_ready
         self._begin = begin
         self._was_ready = False
-        self._rooms: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         for listener in (
             self.setup_hook,
             self.on_error,
@@ -117,10 +113,10 @@ class Listener:
             self._begin(self._when_ready())
 
     async def on_resumed(self) -> None:
-        self._dispatcher.connected()
+        self._dispatcher.resumed()
 
     async def on_disconnect(self) -> None:
-        self._dispatcher.disconnected()
+        self._dispatcher.offline()
 
     async def on_interaction(self, interaction: Interaction) -> None:
         if interaction.type is discord.InteractionType.modal_submit:
@@ -129,43 +125,32 @@ class Listener:
 
     async def on_message(self, message: discord.Message) -> None:
         if not is_automatic_message(message) and self._translator.is_readable(message):
-            self._begin(self._in_order(message, self._dispatcher.on_post))
+            self._dispatcher.posted(self._translator.post(message))
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         message = payload.message
         self._translator.saw_update(message)
         if message.edited_at is not None and not is_automatic_message(message) and self._translator.is_readable(message):
-            self._begin(self._in_order(message, self._dispatcher.on_edit))
+            self._dispatcher.edited(self._translator.post(message))
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        self._begin(self._dispatcher.on_delete(_workspace(payload.guild_id), str(payload.message_id)))
+        self._dispatcher.deleted(_workspace(payload.guild_id), str(payload.message_id))
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         for message_id in payload.message_ids:
-            self._begin(self._dispatcher.on_delete(_workspace(payload.guild_id), str(message_id)))
+            self._dispatcher.deleted(_workspace(payload.guild_id), str(message_id))
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
-        self._begin(self._dispatcher.on_room_gone(str(payload.guild_id), str(payload.thread_id)))
+        self._dispatcher.room_gone(str(payload.guild_id), str(payload.thread_id))
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
-        self._begin(self._dispatcher.on_room_gone(str(channel.guild.id), str(channel.id)))
+        self._dispatcher.room_gone(str(channel.guild.id), str(channel.id))
         for thread in getattr(channel, "threads", ()):
-            self._begin(self._dispatcher.on_room_gone(str(channel.guild.id), str(thread.id)))
+            self._dispatcher.room_gone(str(channel.guild.id), str(thread.id))
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         for room in (*guild.channels, *guild.threads):
-            self._begin(self._dispatcher.on_room_gone(str(guild.id), str(room.id)))
-
-    async def _in_order(self, message: discord.Message, take: Callable[[Post], Coroutine[Any, Any, None]]) -> None:
-        """Understanding a message may take a while (its links); those after it in the same conversation wait for that."""
-        is_conversation = message.guild is None or not isinstance(message.channel, discord.TextChannel)
-        name = message.channel.id if is_conversation else message.id
-        lock = self._rooms.get(name)
-        if lock is None:
-            lock = self._rooms[name] = asyncio.Lock()  # lives as long as somebody holds or awaits it
-        async with lock:
-            post = await self._translator.post(message)
-            self._begin(take(post))
+            self._dispatcher.room_gone(str(guild.id), str(room.id))
 
 
 async def logged(work: Coroutine[Any, Any, None]) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import TypeVar
 
 import discord
 
 from adapters.base import Attachment, Author, LookBack
+from adapters.bounded import BoundedDict
 from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT
 from adapters.discord.files import Downloads
 from adapters.discord.images import attachments_of, has_unresolved_link, sources_in, unusable
-from adapters.post import Post
+from adapters.post import Post, asked_once, no_attachments
 from adapters.surface import DestinationGone, TryLater
 
 EMBED_SECONDS = 3.0  # so long Discord may take to look at a link
@@ -25,7 +25,6 @@ _NEARBY = timedelta(minutes=10)  # in a channel where everybody talks
 _MAX_REMEMBERED = 500
 _PEOPLES_TYPES = frozenset({discord.MessageType.default, discord.MessageType.reply})
 _MENTION = re.compile(r"<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>")
-_T = TypeVar("_T")
 _SPACES = re.compile(r"[ \t]{2,}")
 
 
@@ -39,28 +38,44 @@ class Translator:
         self._downloads = downloads
         self._has_content = has_content
         self._embed_seconds = embed_seconds
-        self._resolved: OrderedDict[int, discord.Message] = OrderedDict()  # messages whose links Discord has looked at
+        self._resolved: BoundedDict[int, discord.Message] = BoundedDict(
+            _MAX_REMEMBERED
+        )  # messages whose links Discord has looked at
         self._waiting: dict[int, asyncio.Event] = {}
-        self._threads: OrderedDict[int, discord.Thread] = OrderedDict()  # that discord.py does not know
+        self._threads: BoundedDict[int, discord.Thread] = BoundedDict(_MAX_REMEMBERED)  # that discord.py does not know
 
     def is_readable(self, message: discord.Message) -> bool:
         """Whether we see what it says: always what is said to us, everything with the message-content intent."""
         return self._has_content or message.guild is None or self._is_mention(message)
 
-    async def post(self, message: discord.Message) -> Post:
-        channel = await self._channel(message)
+    def post(self, message: discord.Message) -> Post:
+        """Asks Discord for nothing yet. Only of an archived thread it is not known which one it is: that is asked for later."""
+        channel = message.channel
+        if message.guild is None or not isinstance(channel, discord.PartialMessageable):
+            return self._post(message, channel)
+        if channel.id in self._threads:
+            return self._post(message, self._threads[channel.id])
+
+        async def complete() -> Post:
+            return self._post(message, await self._thread_or(channel))
+
+        return replace(self._post(message, channel), conversation=str(channel.id), complete=complete)
+
+    def _post(self, message: discord.Message, channel: discord.abc.MessageableChannel) -> Post:
         thread = channel if isinstance(channel, discord.Thread) else None
         is_mention, is_direct = self._is_mention(message), message.guild is None
         is_automatic = is_automatic_message(message)
-        attachments: tuple[Attachment, ...] = ()
-        if not is_automatic:
-            attachments = await self._attachments(message, is_for_us=is_mention or is_direct, is_own_room=thread is not None)
         parent_id = channel.id if thread is None else thread.parent_id
         category_id = getattr(thread.parent if thread is not None else channel, "category_id", None)
         reference = message.reference
         is_reply = reference is not None and reference.type is discord.MessageReferenceType.reply
+
+        async def attachments() -> Sequence[Attachment]:
+            return await self._attachments(message, is_for_us=is_mention or is_direct, is_own_room=thread is not None)
+
         return Post(
             workspace=workspace_of(message.guild),
+            conversation=str(channel.id if is_direct or thread is not None else message.id),  # whose thread will have its id
             channel=str(parent_id),
             thread=None if thread is None else str(thread.id),
             message_id=str(message.id),
@@ -72,7 +87,7 @@ class Translator:
             is_automatic=is_automatic,
             is_own_room=is_direct or thread is not None,
             reply_to=str(reference.message_id) if is_reply and reference is not None and reference.message_id else None,
-            attachments=attachments,
+            attachments=no_attachments if is_automatic else asked_once(attachments),
             look_back=self._look_back(message, channel),
             container_ids=frozenset() if category_id is None else frozenset({str(category_id)}),
         )
@@ -80,7 +95,7 @@ class Translator:
     def saw_update(self, message: discord.Message) -> None:
         """Discord has looked at a message's links."""
         if message.embeds:
-            _remember(self._resolved, message.id, message)
+            self._resolved[message.id] = message
             if waiting := self._waiting.get(message.id):
                 waiting.set()
 
@@ -124,7 +139,7 @@ class Translator:
                 return await self._reread(message) or message
             finally:
                 del self._waiting[message.id]
-        return self._resolved.get(message.id, message)
+        return self._resolved.get(message.id) or message
 
     async def _replied_to(self, message: discord.Message, *, may_ask: bool) -> discord.Message | None:
         reference = message.reference
@@ -187,13 +202,8 @@ class Translator:
             role is not None and any(each.id == role.id for each in message.role_mentions)
         )
 
-    async def _channel(self, message: discord.Message) -> discord.abc.MessageableChannel:
+    async def _thread_or(self, channel: discord.PartialMessageable) -> discord.abc.MessageableChannel:
         """A thread that was archived is not known to discord.py, and then neither is what it lies in."""
-        channel = message.channel
-        if message.guild is None or not isinstance(channel, discord.PartialMessageable):
-            return channel
-        if channel.id in self._threads:
-            return self._threads[channel.id]
         try:
             async with translated_errors():
                 fetched = await self._client.fetch_channel(channel.id)
@@ -201,7 +211,7 @@ class Translator:
             return channel
         if not isinstance(fetched, discord.Thread):
             return channel
-        _remember(self._threads, fetched.id, fetched)
+        self._threads[fetched.id] = fetched
         return fetched
 
     def _text(self, message: discord.Message) -> str:
@@ -222,13 +232,6 @@ class Translator:
             return f"@{(roles if kind == '@&' else users).get(id_, 'somebody')}"
 
         return _SPACES.sub(" ", _MENTION.sub(name, message.content)).strip()
-
-
-def _remember(known: OrderedDict[int, _T], id_: int, what: _T) -> None:
-    """A bounded memory; the oldest are forgotten."""
-    known[id_] = what
-    if len(known) > _MAX_REMEMBERED:
-        known.popitem(last=False)
 
 
 def is_automatic_message(message: discord.Message) -> bool:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
+from adapters.bounded import BoundedSet
 from adapters.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.post import Post
 from adapters.slack.blocks import plain, read_value
-from adapters.slack.destination import Destination, Posted
+from adapters.slack.destination import Destination
 from adapters.slack.setup import COMMAND
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator, message_id
@@ -39,7 +40,12 @@ Body = Mapping[str, Any]
 
 class Actions:
     def __init__(
-        self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, posted: Posted
+        self,
+        dispatcher: Dispatcher,
+        handler: ThreadHandler,
+        translator: Translator,
+        workspaces: Workspaces,
+        posted: BoundedSet[str],
     ) -> None:
         self._dispatcher = dispatcher
         self._handler = handler
@@ -49,15 +55,9 @@ class Actions:
 
     # -- in threads --------------------------------------------------------------------------------------------------------
 
-    async def take_word(self, post: Post) -> bool:
-        """Whether the message was one of our !words, in a thread of ours or said to us; it is done then."""
-        if not is_word(post) or post.is_automatic:
-            return False
+    async def run_word(self, post: Post) -> None:
+        """The message was one of our !words, in a thread of ours or said to us."""
         key = ThreadKey(PLATFORM, post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2])
-        if not (post.is_direct or post.is_mention or await self._handler.has_chat(key)):
-            return False
-        if not self._dispatcher.may_use(post):
-            return True
         workspace = await self._workspaces.find(post.workspace)
         match post.text.strip().lower():
             case "!reset":
@@ -71,7 +71,6 @@ class Actions:
             case _:
                 sentence = HELP
         await self._tell(workspace, post.channel, post.author.id, key.thread if post.thread else None, sentence)
-        return True
 
     async def button(self, workspace: Workspace, body: Body) -> None:
         """Stop, Regenerate, or a rating."""
@@ -85,7 +84,7 @@ class Actions:
         if self._is_allowed(workspace, person, channel):
             needs_right = control in (Control.STOP, Control.REGENERATE)
             is_moderator = needs_right and await workspace.is_admin(person.id)
-            sentence = await self._dispatcher.on_button(control, turn_id, person, is_moderator=is_moderator)
+            sentence = await self._dispatcher.press(control, turn_id, person, is_moderator=is_moderator)
         else:
             sentence = NOT_ALLOWED
         if sentence is not None:
@@ -99,7 +98,7 @@ class Actions:
         answer = self._handler.running_answer(ThreadKey(PLATFORM, workspace.id, channel, thread))
         if answer is not None and answer.turn_id is not None:
             is_moderator = await workspace.is_admin(person.id)
-            sentence = await self._dispatcher.on_button(Control.STOP, answer.turn_id, person, is_moderator=is_moderator)
+            sentence = await self._dispatcher.press(Control.STOP, answer.turn_id, person, is_moderator=is_moderator)
             if sentence is not None:
                 await self._tell(workspace, channel, person.id, thread, sentence)
         try:
@@ -170,11 +169,15 @@ class Actions:
                 thread = str(root["ts"])
                 self._posted.add(f"{workspace.id}/{channel}:{thread}")
             destination = Destination(workspace.id, channel, str(thread), person.id)
-            attachments = await self._translator.attachments(workspace, {"files": [file for file in files if file.get("id")]})
+            uploaded = {"files": [file for file in files if file.get("id")]}
             key = ThreadKey(PLATFORM, workspace.id, channel, str(thread))
             id_ = message_id(channel, str(view["id"]))
-            message = IncomingMessage(key, id_, person, text, attachments, None, str(destination))
-            await self._dispatcher.ask(message, SlackSurface(destination, self._workspaces, self._posted))
+            message = IncomingMessage(key, id_, person, text, destination=str(destination))
+            conversation = workspace.id, channel if channel.startswith("D") else message_id(channel, str(thread))
+            surface = SlackSurface(destination, self._workspaces, self._posted)
+            await self._dispatcher.ask(
+                conversation, message, surface, attachments=lambda: self._translator.attachments(workspace, uploaded)
+            )
         except (DestinationGone, TryLater, Refused):
             log.info("A question on Slack could not be answered in its place.")
             await self._tell(workspace, channel, person.id, None, "I could not write there. Am I still a member of this channel?")
@@ -243,11 +246,6 @@ class Actions:
                     await workspace.writing.chat_postEphemeral(channel=channel, user=user_id, thread_ts=thread, text=text)
         except (DestinationGone, TryLater, Refused) as error:
             log.info("A sentence for one person on Slack could not be sent (%s).", error or type(error).__name__)
-
-
-def is_word(post: Post) -> bool:
-    """Whether a message looks like one of our !words. They are not made up for after an absence: a late !reset deletes too much."""
-    return post.text.strip().lower() in ("!reset", "!forget", "!quota", "!help")
 
 
 def _person(body: Body) -> Author:

@@ -22,14 +22,15 @@ from slack_bolt.async_app import AsyncApp
 from adapters.absence import CatchUp
 from adapters.access import Access
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
+from adapters.bounded import BoundedSet
 from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
-from adapters.slack.actions import PLATFORM, Actions, is_word
+from adapters.slack.actions import PLATFORM, Actions
 from adapters.slack.catch_up import read_missed
 from adapters.slack.checks import INSTALL_AGAIN, TokenError, about_scope, open_connection, sign_in
 from adapters.slack.connection import Socket
-from adapters.slack.destination import Destination, Posted, parse_destination
+from adapters.slack.destination import Destination, parse_destination
 from adapters.slack.events import Events
 from adapters.slack.files import Files
 from adapters.slack.listeners import add_listeners
@@ -37,7 +38,7 @@ from adapters.slack.oauth import Installations, open_installations
 from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator
-from adapters.slack.workspaces import Workspace, Workspaces, sdk_log, web_client
+from adapters.slack.workspaces import FromMemory, Workspace, Workspaces, sdk_log, web_client
 from adapters.surface import DestinationGone, Surface, TryLater
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ FINISH_SECONDS = 1.0  # for what has come in last
 CHANNEL_SECONDS = 1.0  # chat.postMessage: about one a second in each channel
 WRITES_PER_SECOND = 1.6  # chat.appendStream: 100 in a minute
 _MAX_RETRY_SECONDS = 60.0
+_MAX_POSTED = 10_000  # messages that we know to be ours, so that one whose confirmation was lost can be told from them
 _NEEDED_SCOPES = frozenset({"app_mentions:read", "chat:write"})
 
 
@@ -88,7 +90,8 @@ class SlackAdapter:
         self.where = ""
         self.remarks: tuple[str, ...] = ()
         self._workspaces = Workspaces(api_url)
-        self._posted = Posted()
+        self._posted: BoundedSet[str] = BoundedSet(_MAX_POSTED)
+        self._actions: Actions | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._bolt: AsyncApp | None = None
 
@@ -103,6 +106,10 @@ class SlackAdapter:
 
     def surface(self, destination: str) -> Surface:
         return SlackSurface(parse_destination(destination), self._workspaces, self._posted)
+
+    async def run_command(self, post: Post) -> None:
+        if self._actions is not None:
+            await self._actions.run_word(post)
 
     @staticmethod
     def _destination(post: Post) -> Destination:
@@ -131,7 +138,6 @@ class SlackAdapter:
             translator = Translator(Files(session, self._api_url, self._max_image_bytes))
             try:
                 async with self._listening(dispatcher, handler, translator, installations) as connect:
-                    await dispatcher.resume()
                     await connect()
                     self.started.set()
                     await asyncio.Event().wait()
@@ -152,11 +158,12 @@ class SlackAdapter:
         self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, installations: Installations | None
     ) -> AsyncIterator[Any]:
         """Yields a function that connects; from then on things arrive, until the end."""
-        actions = Actions(dispatcher, handler, translator, self._workspaces, self._posted)
-        events = Events(dispatcher, handler, translator, self._workspaces, actions)
+        actions = self._actions = Actions(dispatcher, handler, translator, self._workspaces, self._posted)
+        events = Events(dispatcher, translator, self._workspaces)
         bolt = self._bolt = AsyncApp(
             name="threadsight",
-            client=web_client(None if installations is not None else self._bot_token, self._api_url),
+            client=web_client(None, self._api_url),
+            authorize=FromMemory(self._workspaces),  # type: ignore[arg-type]  # its code takes one, its annotation only functions
             signing_secret=self._signing_secret,
             oauth_settings=None if installations is None else installations.settings,
             request_verification_enabled=self._mode == "http",
@@ -166,7 +173,7 @@ class SlackAdapter:
         add_listeners(bolt, events, actions, self._workspace, partial(self._removed_from, installations), self._begin)
 
         def on_connected() -> None:
-            self._begin(self._catch_up_on(dispatcher, translator, installations))
+            self._begin(dispatcher.online(partial(self._read_missed, translator, installations)))
 
         if self._mode == "http":
 
@@ -175,7 +182,7 @@ class SlackAdapter:
 
             yield connect
         else:
-            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, dispatcher.disconnected)
+            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, dispatcher.offline)
             try:
                 yield socket.connect
             finally:
@@ -215,7 +222,9 @@ class SlackAdapter:
         flow = None if self._bolt is None else self._bolt.oauth_flow
         if flow is None:
             return web.Response(status=503)
-        return await to_aiohttp_response(await flow.handle_callback(await to_bolt_request(request)))
+        response = await to_aiohttp_response(await flow.handle_callback(await to_bolt_request(request)))
+        self._workspaces.forget_tokens()  # who installs again has another one
+        return response
 
     # -- starting ----------------------------------------------------------------------------------------------------------
 
@@ -241,33 +250,20 @@ class SlackAdapter:
         self.where = f"Slack, as @{found.bot_name} in {found.team_name}"
         self._workspaces.only = self._workspaces.learn(found.team_id, found.bot_user_id, self._bot_token)
 
-    async def _catch_up_on(self, dispatcher: Dispatcher, translator: Translator, installations: Installations | None) -> None:
-        since = await dispatcher.missed_since()
-        dispatcher.connected()
-        if since is None:
-            return
+    async def _read_missed(self, translator: Translator, installations: Installations | None, since: datetime) -> list[Post]:
         only = self._workspaces.only
         workspaces = [] if only is None else [only]
         if installations is not None:
             for team_id in await installations.team_ids():
                 with contextlib.suppress(DestinationGone):
                     workspaces.append(await self._workspaces.find(team_id))
-        await asyncio.gather(*(_answer_missed(dispatcher, translator, workspace, since) for workspace in workspaces))
+        missed = await asyncio.gather(*(read_missed(workspace, translator, since) for workspace in workspaces))
+        return [post for posts in missed for post in posts]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(_logged(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _answer_missed(dispatcher: Dispatcher, translator: Translator, workspace: Workspace, since: datetime) -> None:
-
-    async def concerns_us(post: Post) -> bool:
-        return not is_word(post) and await dispatcher.concerns_us(post)
-
-    num_answered = await dispatcher.answer_missed(await read_missed(workspace, translator, since, concerns_us))
-    if num_answered:
-        log.info("Answered %d messages on Slack that were written while I was away.", num_answered)
 
 
 async def _until_reached(call: Any) -> Any:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import datetime
 
 from adapters.post import Post
 from adapters.slack.markup import has_mention
 from adapters.slack.translate import Event, Translator, is_automatic, read_channel, read_thread
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
-from adapters.surface import DestinationGone, TryLater
+from adapters.surface import DestinationGone
 
 log = logging.getLogger(__name__)
 
@@ -22,17 +20,17 @@ _MAX_AT_ONCE = 4
 _KINDS = "public_channel,private_channel,mpim,im"
 
 
-Concerns = Callable[[Post], Awaitable[bool]]
+async def read_missed(workspace: Workspace, translator: Translator, since: datetime) -> list[Post]:
+    """What people wrote since then in all channels that we are in, and in threads there that went on; in no order.
 
-
-async def read_missed(workspace: Workspace, translator: Translator, since: datetime, concerns_us: Concerns) -> list[Post]:
-    """What concerns us since then in all channels that we are in, and in threads there that went on; in no order."""
+    Raises TryLater when Slack cannot be asked for our channels.
+    """
     oldest = since.timestamp()
     slots = asyncio.Semaphore(_MAX_AT_ONCE)
 
     async def read(channel: str) -> list[Post]:
         async with slots:
-            return await _missed_in(workspace, translator, channel, oldest, concerns_us)
+            return await _missed_in(workspace, translator, channel, oldest)
 
     channels = await _channels(workspace)
     return [post for posts in await asyncio.gather(*(read(channel) for channel in channels)) for post in posts]
@@ -51,14 +49,12 @@ async def _channels(workspace: Workspace) -> list[str]:
             cursor = (response.get("response_metadata") or {}).get("next_cursor")
             if not cursor:
                 break
-    except (DestinationGone, TryLater, Refused) as error:
+    except (DestinationGone, Refused) as error:
         log.warning("I could not look for missed messages on Slack (%s).", error or type(error).__name__)
     return found[:MAX_CHANNELS]
 
 
-async def _missed_in(
-    workspace: Workspace, translator: Translator, channel: str, oldest: float, concerns_us: Concerns
-) -> list[Post]:
+async def _missed_in(workspace: Workspace, translator: Translator, channel: str, oldest: float) -> list[Post]:
     """Only the newest hundred messages of a channel are looked at, with the threads under them that went on."""
     messages = await read_channel(workspace, channel)
     going_on = [message for message in messages if float(message.get("latest_reply") or 0) > oldest]
@@ -68,11 +64,8 @@ async def _missed_in(
     events: dict[str, Event] = {
         str(event["ts"]): event for event in [*messages, *(reply for thread in threads for reply in thread)]
     }
-    found: list[Post] = []
-    for ts, event in events.items():
-        if float(ts) > oldest and not is_automatic(event, workspace.bot_user_id):
-            is_mention = has_mention(str(event.get("text")), workspace.bot_user_id)
-            post = translator.post(workspace, channel, event, is_mention=is_mention)
-            if await concerns_us(post):
-                found.append(replace(post, attachments=await translator.attachments(workspace, event)))
-    return found
+    return [
+        translator.post(workspace, channel, event, is_mention=has_mention(str(event.get("text")), workspace.bot_user_id))
+        for ts, event in events.items()
+        if float(ts) > oldest and not is_automatic(event, workspace.bot_user_id)
+    ]

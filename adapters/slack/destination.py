@@ -1,14 +1,11 @@
-"""Where answers go, and which messages are ours."""
+"""Where an answer goes on Slack, as one line of text that the bot keeps with the turn."""
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from dataclasses import asdict, dataclass
 
 from adapters.surface import DestinationGone
-
-_MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +28,3 @@ def parse_destination(text: str) -> Destination:
     except (ValueError, TypeError):
         raise DestinationGone from None
     return Destination(str(workspace), str(channel), str(thread), str(user))
-
-
-class Posted:
-    """The newest messages that we know to be ours, so that one whose answer from Slack was lost can be told from them."""
-
-    def __init__(self) -> None:
-        self._ids: OrderedDict[str, None] = OrderedDict()
-
-    def add(self, message_id: str) -> None:
-        self._ids[message_id] = None
-        if len(self._ids) > _MAX_REMEMBERED:
-            self._ids.popitem(last=False)
-
-    def __contains__(self, message_id: str) -> bool:
-        return message_id in self._ids

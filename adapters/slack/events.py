@@ -1,95 +1,84 @@
-"""What Slack tells of messages and places, put together and handed to the dispatcher."""
+"""What Slack tells of messages and channels, put together and handed to the dispatcher at once; nothing is awaited here."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
 
-from adapters.base import ThreadHandler
+from adapters.base import Attachment
 from adapters.dispatcher import Dispatcher
-from adapters.slack.actions import PLATFORM, Actions
+from adapters.post import Post, asked_once
 from adapters.slack.markup import has_mention
-from adapters.slack.merge import Merger, PostId, Record
+from adapters.slack.merge import Merger, News, PostId
 from adapters.slack.translate import Translator, is_automatic, message_id, read_message
 from adapters.slack.workspaces import Workspace, Workspaces
 from adapters.surface import DestinationGone
-
-log = logging.getLogger(__name__)
 
 Event = Mapping[str, Any]
 
 
 class Events:
-    def __init__(
-        self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, workspaces: Workspaces, actions: Actions
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, translator: Translator, workspaces: Workspaces) -> None:
         self._dispatcher = dispatcher
-        self._handler = handler
         self._translator = translator
         self._workspaces = workspaces
-        self._actions = actions
-        self._merger = Merger(self._deliver, self._look_up)
-        self._edits: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._merger = Merger(self._look_up)
 
-    async def message(self, workspace: Workspace, event: Event) -> None:
+    def message(self, workspace: Workspace, event: Event) -> None:
         """Events `message` and `app_mention`."""
         channel, subtype = str(event.get("channel") or ""), event.get("subtype")
         if subtype == "message_deleted":
-            await self._dispatcher.on_delete(workspace.id, message_id(channel, str(event.get("deleted_ts"))))
+            self._dispatcher.deleted(workspace.id, message_id(channel, str(event.get("deleted_ts"))))
         elif subtype == "message_changed":
-            await self._changed(workspace, channel, event)
+            self._changed(workspace, channel, event)
         elif is_automatic(event, workspace.bot_user_id):
             return
         elif event.get("edited"):
-            await self._edited(workspace, channel, event)
+            self._edited(workspace, channel, event)
         else:
-            is_mention = event.get("type") == "app_mention" or has_mention(str(event.get("text")), workspace.bot_user_id)
-            await self._merger.take((workspace.id, channel, str(event["ts"])), event, is_mention=is_mention)
+            self._written(workspace, channel, event)
 
-    async def left(self, workspace: Workspace, event: Event) -> None:
+    def left(self, workspace: Workspace, event: Event) -> None:
         """A channel was deleted, or we are no longer in it."""
-        await self._dispatcher.on_room_gone(workspace.id, str(event.get("channel") or ""))
+        self._dispatcher.room_gone(workspace.id, str(event.get("channel") or ""))
 
-    async def _changed(self, workspace: Workspace, channel: str, event: Event) -> None:
+    def _written(self, workspace: Workspace, channel: str, event: Event) -> None:
+        is_mention = _is_mention(workspace, event)
+        record, news = self._merger.add((workspace.id, channel, str(event["ts"])), event, is_mention=is_mention)
+        if news is News.NOTHING:
+            return
+        post = self._translator.post(workspace, channel, record.event, is_mention=record.is_mention)
+        if news is News.MORE:
+            self._dispatcher.edited(post)  # it has more pictures than we knew, or mentions us after all
+            return
+
+        async def complete() -> Post:
+            await self._merger.complete(record)
+            return self._translator.post(workspace, channel, record.event, is_mention=record.is_mention)
+
+        self._dispatcher.posted(replace(post, complete=complete))
+
+    def _changed(self, workspace: Workspace, channel: str, event: Event) -> None:
         message, before = event.get("message") or {}, event.get("previous_message") or {}
         if message.get("subtype") == "tombstone":  # a deleted message that has replies
-            await self._dispatcher.on_delete(workspace.id, message_id(channel, str(message.get("ts"))))
+            self._dispatcher.deleted(workspace.id, message_id(channel, str(message.get("ts"))))
         elif not is_automatic(message, workspace.bot_user_id) and message.get("text") != before.get("text"):
-            await self._edited(workspace, channel, {**message, "channel_type": event.get("channel_type")})
+            self._edited(workspace, channel, {**message, "channel_type": event.get("channel_type")})
 
-    async def _edited(self, workspace: Workspace, channel: str, event: Event) -> None:
+    def _edited(self, workspace: Workspace, channel: str, event: Event) -> None:
         """An edit comes as message_changed and, when it mentions us, as a new app_mention, which may lack the files."""
         if event.get("channel_type") is None:
             event = {name: value for name, value in event.items() if name != "channel_type"}
-        is_mention = event.get("type") == "app_mention" or has_mention(str(event.get("text")), workspace.bot_user_id)
-        post = self._translator.post(workspace, channel, event, is_mention=is_mention)
-        is_known = await self._handler.find_message(PLATFORM, workspace.id, post.message_id) is not None
-        if not is_known and not await self._dispatcher.concerns_us(post):
-            return
-        if not event.get("files"):
-            event = await read_message(workspace, channel, str(event["ts"]), event.get("thread_ts")) or event
-            is_mention = is_mention or has_mention(str(event.get("text")), workspace.bot_user_id)
-            post = self._translator.post(workspace, channel, event, is_mention=is_mention)
-        post = replace(post, attachments=await self._translator.attachments(workspace, event))
-        lock = self._edits.setdefault((workspace.id, post.message_id), asyncio.Lock())
-        async with lock:  # the second event of one edit finds the question changed already
-            await self._dispatcher.on_edit(post)
+        post = self._translator.post(workspace, channel, event, is_mention=_is_mention(workspace, event))
 
-    async def _deliver(self, record: Record, is_late: bool) -> None:
-        workspace_id, channel, _ = record.id
-        workspace = await self._workspaces.find(workspace_id)
-        post = self._translator.post(workspace, channel, record.event, is_mention=record.is_mention)
-        is_known = await self._handler.find_message(PLATFORM, workspace_id, post.message_id) is not None
-        if is_known and not is_late:
-            return
-        if not is_known and (await self._actions.take_word(post) or not await self._dispatcher.concerns_us(post)):
-            return
-        post = replace(post, attachments=await self._translator.attachments(workspace, record.event))
-        await (self._dispatcher.on_edit(post) if is_known else self._dispatcher.on_post(post))  # it has more pictures than we knew
+        async def attachments() -> tuple[Attachment, ...]:
+            whole = (
+                event if event.get("files") else await read_message(workspace, channel, str(event["ts"]), event.get("thread_ts"))
+            )
+            return await self._translator.attachments(workspace, whole or event)
+
+        self._dispatcher.edited(replace(post, attachments=asked_once(attachments)))
 
     async def _look_up(self, id_: PostId, event: Event) -> Event | None:
         workspace_id, channel, ts = id_
@@ -98,3 +87,7 @@ class Events:
         except DestinationGone:
             return None
         return await read_message(workspace, channel, ts, event.get("thread_ts"))
+
+
+def _is_mention(workspace: Workspace, event: Event) -> bool:
+    return event.get("type") == "app_mention" or has_mention(str(event.get("text")), workspace.bot_user_id)

@@ -1,4 +1,4 @@
-"""What Bolt calls when something arrives: acknowledge at once, begin the work, return.
+"""What Bolt calls when something arrives: acknowledge at once, hand it on or begin the work, return.
 
 Arguments are named as Bolt names them. The last listener of each kind takes whatever is left, so that Slack does not send it again.
 """
@@ -31,10 +31,10 @@ def add_listeners(
     """`workspace_of` takes Bolt's context, `removed_from` the id of a workspace; `begin` starts work in a task."""
 
     async def on_message(event: dict[str, Any], context: Any) -> None:
-        begin(events.message(workspace_of(context), event))
+        events.message(workspace_of(context), event)
 
     async def on_gone(event: dict[str, Any], context: Any) -> None:
-        begin(events.left(workspace_of(context), event))
+        events.left(workspace_of(context), event)
 
     async def on_home(event: dict[str, Any], context: Any) -> None:
         if event.get("tab") == "home":

@@ -9,11 +9,12 @@ when a mention seems to have no file do we wait a moment for its other event, an
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
+from adapters.bounded import BoundedDict
 from adapters.slack.files import is_thin
 
 WAIT_SECONDS = 1.0
@@ -21,6 +22,14 @@ _MAX_RECORDS = 5_000
 
 Event = Mapping[str, Any]
 PostId = tuple[str, str, str]  # workspace, channel, ts
+
+
+class News(Enum):
+    """What an event tells about its post."""
+
+    POST = "the first that is told of it"
+    MORE = "a mention or a file that was not known when the post was taken"
+    NOTHING = "nothing more, or it is told in time"
 
 
 @dataclass(slots=True)
@@ -31,9 +40,8 @@ class Record:
     event: dict[str, Any] = field(default_factory=dict)
     is_mention: bool = False
     kinds: set[str] = field(default_factory=set)
-    is_delivered: bool = False
+    is_taken: bool = False
     told_all: asyncio.Event = field(default_factory=asyncio.Event)
-    is_waiting: bool = False
 
     def add(self, event: Event, *, is_mention: bool) -> bool:
         """True when this told something that matters: a mention or a file."""
@@ -58,47 +66,39 @@ class Record:
 
 
 class Merger:
-    """`deliver(record, is_late)` is called once per post; again, with `is_late`, only when an event tells of more after that.
-
-    `look_up` asks Slack for the whole message, and returns None when it cannot say. `pause` is how long the other event may take.
-    """
+    """`look_up` asks Slack for the whole message; None when it cannot say. `pause` is how long the other event may take."""
 
     def __init__(
         self,
-        deliver: Callable[[Record, bool], Awaitable[None]],
         look_up: Callable[[PostId, Event], Awaitable[Event | None]],
         pause: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(WAIT_SECONDS),
     ) -> None:
-        self._deliver = deliver
         self._look_up = look_up
         self._pause = pause
-        self._records: OrderedDict[PostId, Record] = OrderedDict()
+        self._records: BoundedDict[PostId, Record] = BoundedDict(_MAX_RECORDS)
 
-    async def take(self, id_: PostId, event: Event, *, is_mention: bool) -> None:
-        """An event about a post has come. Returns when the post was delivered, or some earlier event's call will do it."""
+    def add(self, id_: PostId, event: Event, *, is_mention: bool) -> tuple[Record, News]:
+        """An event about a post has come; returns at once."""
         record = self._records.get(id_)
+        is_first = record is None
         if record is None:
             record = self._records[id_] = Record(id_)
-            if len(self._records) > _MAX_RECORDS:
-                self._records.popitem(last=False)
-        is_news = record.add(event, is_mention=is_mention)
-        if record.is_delivered:
-            if is_news:
-                await self._deliver(record, True)
-            return
+        has_more = record.add(event, is_mention=is_mention)
         if record.is_complete:
             record.told_all.set()
-        if record.is_waiting:
-            return
-        record.is_waiting = True
+        if is_first:
+            return record, News.POST
+        return record, News.MORE if has_more and record.is_taken else News.NOTHING
+
+    async def complete(self, record: Record) -> None:
+        """Wait for what the post's other event may tell, or look for it; what comes afterwards is told as `News.MORE`."""
         if not record.is_complete:
             await self._wait(record)
         if not record.is_complete:
-            whole = await self._look_up(id_, record.event)
+            whole = await self._look_up(record.id, record.event)
             if whole is not None:
                 record.add({**whole, "type": record.event["type"]}, is_mention=False)
-        record.is_delivered = True
-        await self._deliver(record, False)
+        record.is_taken = True
 
     async def _wait(self, record: Record) -> None:
         waits: list[asyncio.Future[object]] = [

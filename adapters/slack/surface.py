@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.bounded import BoundedSet
 from adapters.slack.blocks import Block, foot_blocks, page_blocks, value_of
-from adapters.slack.destination import Destination, Posted
+from adapters.slack.destination import Destination
 from adapters.slack.markup import fallback, harmless
 from adapters.slack.unconfirmed import UnconfirmedMessages
 from adapters.slack.workspaces import Refused, Unknown, Workspace, Workspaces, translated_errors
@@ -48,7 +49,7 @@ class SlackSurface:
     max_page_chars = MAX_PAGE_CHARS
 
     def __init__(
-        self, destination: Destination, workspaces: Workspaces, posted: Posted, clock: Callable[[], float] = time.monotonic
+        self, destination: Destination, workspaces: Workspaces, posted: BoundedSet[str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.channel = f"{destination.workspace}/{destination.channel}"
         self._destination = destination

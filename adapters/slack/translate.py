@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapters.base import Attachment, Author, LookBack
-from adapters.post import Post
+from adapters.post import Post, asked_once
 from adapters.slack.files import Files
 from adapters.slack.markup import to_plain
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
@@ -17,6 +17,7 @@ from adapters.surface import DestinationGone, TryLater
 # What people write. Everything else with a subtype is written by Slack or a bot, or tells of a change.
 PEOPLES_SUBTYPES = frozenset({None, "file_share", "thread_broadcast", "me_message"})
 _NUM_LOOKED_BACK = 100
+WORDS = frozenset({"!reset", "!forget", "!quota", "!help"})  # commands, for Slack has none in threads
 _FILE_LINK = re.compile(r"https://[a-z0-9.-]+\.slack\.com/files/[A-Z0-9]+/(F[A-Z0-9]+)(?:/[^\s<>|]*)?")
 
 Event = Mapping[str, Any]
@@ -50,19 +51,23 @@ class Translator:
         self._files = files
 
     def post(self, workspace: Workspace, channel: str, event: Event, *, is_mention: bool) -> Post:
-        """Without attachments: Slack may have to be asked for these, which only a message that concerns us is worth."""
+        """Asks Slack for nothing: a direct message is one conversation, and so is a thread with the message that it is under."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
+        is_for_us_alone, text = is_direct(channel, event), to_plain(str(event.get("text") or ""), workspace.bot_user_id)
         return Post(
             workspace=workspace.id,
+            conversation=channel if is_for_us_alone else message_id(channel, str(thread_ts or ts)),
             channel=channel,
             thread=str(thread_ts) if thread_ts and thread_ts != ts else None,
             message_id=message_id(channel, ts),
             author=author_of(event),
-            text=to_plain(str(event.get("text") or ""), workspace.bot_user_id),
+            text=text,
             sent_at=datetime.fromtimestamp(float(ts), UTC),
             is_mention=is_mention,
-            is_direct=is_direct(channel, event),
+            is_direct=is_for_us_alone,
             is_automatic=is_automatic(event, workspace.bot_user_id),
+            is_command=text.strip().lower() in WORDS,
+            attachments=asked_once(lambda: self.attachments(workspace, event)),
             look_back=self._look_back(workspace, channel, event),
         )
 

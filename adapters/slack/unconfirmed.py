@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adapters.slack.destination import Destination, Posted
+from adapters.bounded import BoundedSet
+from adapters.slack.destination import Destination
 from adapters.slack.workspaces import CALL_SECONDS, Refused, Unknown, Workspace, translated_errors
 
 _CLOCK_SKEW_SECONDS = 30.0
@@ -22,7 +23,7 @@ Message = Mapping[str, Any]
 class UnconfirmedMessages:
     """Of one answer. The finding methods raise DestinationGone or TryLater, and then look again when they are called again."""
 
-    def __init__(self, destination: Destination, posted: Posted) -> None:
+    def __init__(self, destination: Destination, posted: BoundedSet[str]) -> None:
         self._destination = destination
         self._posted = posted
         self._answer_sent_at: float | None = None  # time of day, as Slack's ts

@@ -1,8 +1,9 @@
 """Who we are in each workspace, and how Slack is called there.
 
-Slack says what went wrong with HTTP 200 and a word; `calling` turns these words into what the rest of the program understands:
-`DestinationGone`, `TryLater`, or `Refused` with Slack's word. A message may exist although the call failed, so only calls that may
-be repeated use `client`; the others use `writing`, which tries again only when Slack has said that it did nothing (429).
+Slack says what went wrong with HTTP 200 and a word; `translated_errors` turns these words into what the rest of the program
+understands: `DestinationGone`, `TryLater`, or `Refused` with Slack's word. A message may exist although the call failed, so only
+calls that may be repeated use `client`; the others use `writing`, which tries again only when Slack has said that it did nothing
+(429).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from slack_bolt.authorization import AuthorizeResult
+from slack_bolt.authorization.async_authorize import AsyncAuthorize
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.http_retry.builtin_async_handlers import (
@@ -158,6 +161,7 @@ class Workspaces:
         self._api_url = api_url
         self._find_bot = find_bot
         self._known: dict[str, Workspace] = {}
+        self._finding = asyncio.Lock()
         self.only: Workspace | None = None
 
     def learn(self, team_id: str, bot_user_id: str, token: str) -> Workspace:
@@ -174,14 +178,42 @@ class Workspaces:
 
     async def find(self, team_id: str) -> Workspace:
         """Raises DestinationGone when we are not (any more) installed there."""
-        known = self._known.get(team_id)
-        if known is not None:
-            return known
-        bot = None if self._find_bot is None else await self._find_bot(team_id)
-        if bot is None or not bot.bot_token or not bot.bot_user_id:
-            raise DestinationGone
-        return self.learn(team_id, bot.bot_user_id, bot.bot_token)
+        if team_id in self._known:
+            return self._known[team_id]
+        async with self._finding:  # whoever asks first goes on first
+            if team_id in self._known:
+                return self._known[team_id]
+            bot = None if self._find_bot is None else await self._find_bot(team_id)
+            if bot is None or not bot.bot_token or not bot.bot_user_id:
+                raise DestinationGone
+            return self.learn(team_id, bot.bot_user_id, bot.bot_token)
 
     def forget(self, team_id: str) -> None:
         """We are no longer installed there."""
         self._known.pop(team_id, None)
+
+    def forget_tokens(self) -> None:
+        """They are read again when they are needed."""
+        self._known.clear()
+
+
+class FromMemory(AsyncAuthorize):
+    """Who we are where an event happened, which Bolt wants to know before each.
+
+    Its own ways ask Slack or the database every time, and meanwhile events overtake each other.
+    """
+
+    def __init__(self, workspaces: Workspaces) -> None:
+        self._workspaces = workspaces
+
+    async def __call__(
+        self, *, context: Any, enterprise_id: str | None, team_id: str | None, user_id: str | None, **actor: str | None
+    ) -> AuthorizeResult | None:
+        """None where we are not installed; Bolt then does not acknowledge the event."""
+        try:
+            workspace = self._workspaces.only or await self._workspaces.find(str(team_id))
+        except DestinationGone:
+            return None
+        return AuthorizeResult(
+            enterprise_id=enterprise_id, team_id=workspace.id, bot_user_id=workspace.bot_user_id, bot_token=workspace.token
+        )

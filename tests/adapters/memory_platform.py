@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +26,15 @@ def image(name: str = "drawing.png") -> Attachment:
     return Attachment(name, fetch, len(data))
 
 
+def already(attachments: tuple[Attachment, ...]) -> Callable[[], Awaitable[Sequence[Attachment]]]:
+    """Attachments that need no look-up."""
+
+    async def attached() -> Sequence[Attachment]:
+        return attachments
+
+    return attached
+
+
 class SlowImage:
     """A picture whose download has `begun`, and goes on when the test lets it `go`."""
 
@@ -44,13 +53,19 @@ class SlowImage:
 
 
 def post(message_id: str, text: str = "What is this?", **fields: Any) -> Post:
-    """By ann, now, in the channel `c`, in no thread, without a mention."""
+    """By ann, now, in the channel `c`, in no thread, without a mention. `attachments`: a tuple, or what looks them up."""
+    attachments = fields.pop("attachments", ())
+    if isinstance(attachments, tuple):
+        fields["attachments"] = already(attachments)
+    else:
+        fields["attachments"] = attachments
     whole = {
         "workspace": "w",
         "channel": "c",
         "thread": None,
         "author": ANN,
         "sent_at": datetime.now(UTC),
+        "conversation": (fields.get("channel", "c") if fields.get("is_direct") else None) or fields.get("thread") or message_id,
         **fields,
     }
     return Post(message_id=message_id, text=text, **whole)
@@ -64,6 +79,7 @@ class MemoryPlatform:
     shown: dict[str, dict[str, Page]] = field(default_factory=dict)  # by reply place, then by reply id
     is_gone: set[str] = field(default_factory=set)
     num_writes: int = 0
+    commands: list[Post] = field(default_factory=list)
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -78,6 +94,9 @@ class MemoryPlatform:
         if destination in self.is_gone:
             raise DestinationGone
         return MemorySurface(self, destination)
+
+    async def run_command(self, post: Post) -> None:
+        self.commands.append(post)
 
     def texts(self, destination: str) -> list[str]:
         return [page.text for page in self.shown.get(destination, {}).values()]

@@ -33,8 +33,37 @@ class Bench:
 
     async def answered(self, asked: Post, *pieces: str) -> int:
         """Post it, write its answer, and wait until that stands there; returns the turn's id."""
-        await self.dispatcher.on_post(asked)
+        self.dispatcher.posted(asked)
         return await self.shown(*pieces)
+
+    async def posted(self, *posts: Post) -> None:
+        """They were written, and dealt with."""
+        for each in posts:
+            self.dispatcher.posted(each)
+        await self.settled()
+
+    async def edited(self, changed: Post) -> None:
+        self.dispatcher.edited(changed)
+        await self.settled()
+
+    async def deleted(self, message_id: str) -> None:
+        self.dispatcher.deleted("w", message_id)
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Until every mailbox is empty."""
+        while workers := [mailbox.worker for mailbox in self.dispatcher._mailboxes._mailboxes.values() if mailbox.worker]:
+            await asyncio.wait(workers)
+        await asyncio.sleep(0)
+
+    async def catches_up_on(self, *missed: Post, age: timedelta = timedelta(days=9)) -> None:
+        """We come back after having been away for so long, and these were written."""
+
+        async def read_missed(since: datetime) -> list[Post]:
+            return list(missed)
+
+        await self.handler.write_note("memory", "seen_until", (datetime.now(UTC) - age).isoformat())
+        await self.dispatcher.online(read_missed)
 
     async def shown(self, *pieces: str) -> int:
         answer = await self.handler.answer_next(*pieces)
@@ -58,6 +87,10 @@ async def bench(**options: Any) -> AsyncIterator[Bench]:
         await made.dispatcher.close(0)
 
 
+async def nothing_missed(since: datetime) -> list[Post]:
+    return []
+
+
 def start(message_id: str = "1", **fields: Any) -> Post:
     return post(message_id, **{"is_mention": True, "attachments": (image(),), **fields})
 
@@ -76,12 +109,12 @@ async def test_a_mention_starts_a_chat_and_its_thread_goes_on_without_one() -> N
 
 async def test_what_is_not_for_us_is_left_alone() -> None:
     async with bench() as b:
-        await b.dispatcher.on_post(post("1"))
-        await b.dispatcher.on_post(post("2", thread="someone's"))
-        await b.dispatcher.on_post(post("3", reply_to="someone's"))
-        await b.dispatcher.on_post(start("4", is_automatic=True))
-        await b.dispatcher.on_edit(post("5"))
-        await b.dispatcher.on_delete("w", "6")
+        await b.posted(post("1"))
+        await b.posted(post("2", thread="someone's"))
+        await b.posted(post("3", reply_to="someone's"))
+        await b.posted(start("4", is_automatic=True))
+        await b.edited(post("5"))
+        await b.deleted("6")
         assert not b.questions
         assert not b.platform.shown
 
@@ -98,10 +131,8 @@ async def test_a_direct_message_after_a_picture_is_about_it_even_when_it_comes_a
     async with bench() as b:
         slow = SlowImage()
         first = post("1", "", is_direct=True, is_own_room=True, channel="dm", attachments=(slow.attachment(),))
-        posting = [asyncio.create_task(b.dispatcher.on_post(first))]
-        posting.append(
-            asyncio.create_task(b.dispatcher.on_post(post("2", "What colour?", is_direct=True, is_own_room=True, channel="dm")))
-        )
+        posting = [asyncio.create_task(b.posted(first))]
+        posting.append(asyncio.create_task(b.posted(post("2", "What colour?", is_direct=True, is_own_room=True, channel="dm"))))
         await slow.begun.wait()
         slow.go.set()
         await asyncio.wait(posting)
@@ -116,9 +147,9 @@ async def test_a_direct_message_after_a_picture_is_about_it_even_when_it_comes_a
 async def test_a_message_in_a_thread_whose_beginning_is_still_being_accepted_belongs_to_it() -> None:
     async with bench() as b:
         slow = SlowImage()
-        beginning = asyncio.create_task(b.dispatcher.on_post(start(attachments=(slow.attachment(),))))
+        beginning = asyncio.create_task(b.posted(start(attachments=(slow.attachment(),))))
         await slow.begun.wait()
-        await b.dispatcher.on_post(post("2", "And?", thread="1"))
+        b.dispatcher.posted(post("2", "And?", thread="1"))
         slow.go.set()
         await beginning
         assert b.questions == ["1", "2"]
@@ -126,11 +157,11 @@ async def test_a_message_in_a_thread_whose_beginning_is_still_being_accepted_bel
 
 async def test_lists_of_who_may() -> None:
     async with bench(access=Access(deny=parse_entries("user:u-bob channel:x"))) as b:
-        await b.dispatcher.on_post(start("1", author=BOB))
-        await b.dispatcher.on_post(start("2", channel="x"))
-        await b.dispatcher.on_post(start("3", container_ids=frozenset({"x"})))
+        await b.posted(start("1", author=BOB))
+        await b.posted(start("2", channel="x"))
+        await b.posted(start("3", container_ids=frozenset({"x"})))
         assert not b.questions
-        await b.dispatcher.on_post(start("4"))
+        await b.posted(start("4"))
         assert b.questions == ["4"]
 
 
@@ -146,9 +177,9 @@ def test_a_message_is_answered_once_however_it_is_delivered(deliveries: list[str
         async with bench() as b:
             for delivery in deliveries:
                 if delivery.startswith("delete "):
-                    await b.dispatcher.on_delete("w", delivery.removeprefix("delete "))
+                    await b.deleted(delivery.removeprefix("delete "))
                 else:
-                    await b.dispatcher.on_post(start(delivery))
+                    await b.posted(start(delivery))
             expected = []
             for delivery in deliveries:  # what comes after its own deletion is not answered
                 if delivery not in expected and f"delete {delivery}" not in deliveries[: deliveries.index(delivery)]:
@@ -160,7 +191,7 @@ def test_a_message_is_answered_once_however_it_is_delivered(deliveries: list[str
 
 async def test_the_same_message_at_the_same_time_is_answered_once() -> None:
     async with bench() as b:
-        await asyncio.gather(*(b.dispatcher.on_post(start()) for _ in range(5)))
+        await asyncio.gather(*(b.posted(start()) for _ in range(5)))
         assert b.questions == ["1"]
 
 
@@ -168,7 +199,8 @@ async def test_a_message_that_was_answered_before_a_restart_is_not_answered_agai
     async with bench() as b:
         await b.answered(start(), "Red.")
         again = Dispatcher(b.platform, b.handler, Pace(0.0, 1e6))
-        await again.on_post(start())
+        again.posted(start())
+        await again.close()
         assert b.questions == ["1"]
 
 
@@ -178,38 +210,38 @@ async def test_a_message_that_was_answered_before_a_restart_is_not_answered_agai
 async def test_an_edited_question_replaces_the_answer() -> None:
     async with bench() as b:
         await b.answered(start(), "A red circle.")
-        await b.dispatcher.on_edit(start(text="How large is it?"))
+        await b.edited(start(text="How large is it?"))
         await b.shown("Large.")
         assert b.platform.texts("c/1") == ["Large."]
-        await b.dispatcher.on_edit(start(text="How large is it?"))
+        await b.edited(start(text="How large is it?"))
         assert len(b.handler.messages) == 2
 
 
 async def test_a_mention_that_is_added_by_an_edit_starts_a_chat() -> None:
     async with bench() as b:
-        await b.dispatcher.on_post(start(is_mention=False))
+        await b.posted(start(is_mention=False))
         assert not b.questions
-        await b.dispatcher.on_edit(start())
+        await b.edited(start())
         assert b.questions == ["1"]
 
 
 async def test_a_deleted_question_takes_its_answer_with_it() -> None:
     async with bench() as b:
-        await b.dispatcher.on_post(start())
+        await b.posted(start())
         answer = await b.handler.next_answer()
         await answer.add(AnswerText("A re"))
         await b.platform.wait_for(lambda: b.platform.texts("c/1") == ["A re"])
-        await b.dispatcher.on_delete("w", "1")
-        assert b.platform.texts("c/1") == []
+        await b.deleted("1")
+        await b.platform.wait_for(lambda: b.platform.texts("c/1") == [])
         assert await b.handler.find_message("memory", "w", "1") is None
 
 
 async def test_a_question_that_is_deleted_while_it_is_accepted_is_forgotten() -> None:
     async with bench() as b:
         slow = SlowImage()
-        posting = asyncio.create_task(b.dispatcher.on_post(start(attachments=(slow.attachment(),))))
+        posting = asyncio.create_task(b.posted(start(attachments=(slow.attachment(),))))
         await slow.begun.wait()
-        deleting = asyncio.create_task(b.dispatcher.on_delete("w", "1"))
+        deleting = asyncio.create_task(b.deleted("1"))
         await asyncio.sleep(0)
         slow.go.set()
         await asyncio.wait({posting, deleting})
@@ -219,7 +251,8 @@ async def test_a_question_that_is_deleted_while_it_is_accepted_is_forgotten() ->
 async def test_a_room_that_is_gone_takes_its_chats_with_it() -> None:
     async with bench() as b:
         await b.answered(start(), "Red.")
-        await b.dispatcher.on_room_gone("w", "1")
+        b.dispatcher.room_gone("w", "1")
+        await b.settled()
         assert not await b.handler.has_chat(ThreadKey("memory", "w", "c", "1"))
 
 
@@ -228,34 +261,32 @@ async def test_a_room_that_is_gone_takes_its_chats_with_it() -> None:
 
 async def test_only_the_asker_and_moderators_stop_and_regenerate() -> None:
     async with bench() as b:
-        await b.dispatcher.on_post(start())
+        await b.posted(start())
         answer = await b.handler.next_answer()
         assert answer.turn_id is not None
-        assert await b.dispatcher.on_button(Control.STOP, answer.turn_id, BOB, is_moderator=False) == ONLY_ASKER
+        assert await b.dispatcher.press(Control.STOP, answer.turn_id, BOB, is_moderator=False) == ONLY_ASKER
         assert not answer.is_stop_wanted.is_set()
-        assert await b.dispatcher.on_button(Control.STOP, answer.turn_id, BOB, is_moderator=True) is None
+        assert await b.dispatcher.press(Control.STOP, answer.turn_id, BOB, is_moderator=True) is None
         assert answer.is_stop_wanted.is_set()
         await answer.add(AnswerText("Old."))
         await b.handler.end(answer)
         await b.platform.wait_for(lambda: b.platform.texts("c/1") == ["Old."])
-        assert await b.dispatcher.on_button(Control.REGENERATE, answer.turn_id, BOB, is_moderator=False) == ONLY_ASKER
-        assert await b.dispatcher.on_button(Control.REGENERATE, answer.turn_id, ANN, is_moderator=False) is None
+        assert await b.dispatcher.press(Control.REGENERATE, answer.turn_id, BOB, is_moderator=False) == ONLY_ASKER
+        assert await b.dispatcher.press(Control.REGENERATE, answer.turn_id, ANN, is_moderator=False) is None
         await b.shown("New.")
         assert b.platform.texts("c/1") == ["New."]
-        assert (
-            await b.dispatcher.on_button(Control.STOP, answer.turn_id, ANN, is_moderator=False) == "This answer has ended already."
-        )
+        assert await b.dispatcher.press(Control.STOP, answer.turn_id, ANN, is_moderator=False) == "This answer has ended already."
 
 
 async def test_buttons_work_after_a_restart_and_say_so_when_the_question_is_forgotten() -> None:
     async with bench() as b:
         turn_id = await b.answered(start(), "Old.")
         again = Dispatcher(b.platform, b.handler, Pace(0.0, 1e6))
-        assert await again.on_button(Control.HELPFUL, turn_id, BOB, is_moderator=False) == "Thank you, I wrote that down."
-        assert await again.on_button(Control.REGENERATE, turn_id, ANN, is_moderator=False) is None
+        assert await again.press(Control.HELPFUL, turn_id, BOB, is_moderator=False) == "Thank you, I wrote that down."
+        assert await again.press(Control.REGENERATE, turn_id, ANN, is_moderator=False) is None
         await b.shown("New.")
         assert b.platform.texts("c/1") == ["New."]
-        assert await again.on_button(Control.REGENERATE, 999, ANN, is_moderator=False) == TURN_GONE
+        assert await again.press(Control.REGENERATE, 999, ANN, is_moderator=False) == TURN_GONE
         await again.close()
 
 
@@ -264,14 +295,14 @@ async def test_buttons_work_after_a_restart_and_say_so_when_the_question_is_forg
 
 async def test_what_an_earlier_run_left_is_shown_in_its_place() -> None:
     async with bench() as b:
-        await b.dispatcher.on_post(start())
+        await b.posted(start())
         answer = await b.handler.next_answer()
         await answer.add(AnswerText("A re"))
         await b.platform.wait_for(lambda: b.platform.texts("c/1") == ["A re"])
-        for task in list(b.dispatcher._showing.values()):
+        for task in list(b.dispatcher._screen._tasks):
             task.cancel()
         again = Dispatcher(b.platform, b.handler, Pace(0.0, 1e6))
-        await again.resume()
+        await again.online(nothing_missed)
         await answer.add(AnswerText("d circle."))
         await b.handler.end(answer)
         await b.platform.wait_for(lambda: b.platform.texts("c/1") == ["A red circle."])
@@ -281,8 +312,8 @@ async def test_what_an_earlier_run_left_is_shown_in_its_place() -> None:
 
 async def test_what_is_asked_before_we_are_ready_is_painted_once() -> None:
     async with bench() as b:
-        await b.dispatcher.on_post(start())
-        await b.dispatcher.resume()
+        await b.posted(start())
+        await b.dispatcher.online(nothing_missed)
         await b.shown("A red circle.")
         await b.dispatcher.close()
         assert b.platform.num_writes == 1
@@ -293,29 +324,35 @@ async def test_missed_messages_are_answered_once_oldest_first_and_not_too_many()
         now = datetime.now(UTC)
         missed = [start(str(age), sent_at=now - timedelta(minutes=age)) for age in (5, 50, 20, 90, 10)]
         missed += [post("unrelated", sent_at=now), start("bot", is_automatic=True)]
-        answering = asyncio.create_task(b.dispatcher.answer_missed([*missed, *missed]))
+        answering = asyncio.create_task(b.catches_up_on(*missed, *missed))
         await b.shown("One.")
         await b.shown("Two.")
-        assert await answering == 2
+        await answering
         assert sorted(b.questions) == ["10", "5"]
-        assert await b.dispatcher.answer_missed(missed[:1]) == 0
+        await b.catches_up_on(*missed[:1])
+        assert sorted(b.questions) == ["10", "5"]
 
 
 async def test_what_follows_on_a_missed_beginning_is_answered_too() -> None:
     async with bench(catch_up=CatchUp(max_posts=2)) as b:
         now = datetime.now(UTC)
         following = [post(str(n), f"And {n}?", thread="1", sent_at=now - timedelta(seconds=20 - n)) for n in (2, 3, 4)]
-        answering = asyncio.create_task(b.dispatcher.answer_missed([*following, start(sent_at=now - timedelta(minutes=1))]))
+        answering = asyncio.create_task(b.catches_up_on(*following, start(sent_at=now - timedelta(minutes=1))))
         await b.shown("A circle.")
         await b.shown("Large.")
-        assert await answering == 2
+        await answering
         assert b.questions == ["1", "4"]
         assert b.platform.texts("c/1") == ["A circle.", "Large."]
 
 
 async def test_the_mark_says_from_when_on_something_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench(catch_up=CatchUp(timedelta(hours=1))) as b:
-        assert await b.dispatcher.missed_since() is None
+        asked_since: list[datetime] = []
+
+        async def read_missed(since: datetime) -> list[Post]:
+            asked_since.append(since)
+            return []
+
         written, write_note = asyncio.Event(), b.handler.write_note
 
         async def note(platform: str, name: str, text: str) -> None:
@@ -323,16 +360,16 @@ async def test_the_mark_says_from_when_on_something_was_missed(monkeypatch: pyte
             written.set()
 
         monkeypatch.setattr(b.handler, "write_note", note)
-        b.dispatcher.connected()
+        await b.dispatcher.online(read_missed)
+        assert asked_since == []  # we were never here before
         await written.wait()
-        b.dispatcher.disconnected()
-        since = await b.dispatcher.missed_since()
-        assert since is not None
-        assert timedelta(minutes=1) < datetime.now(UTC) - since < timedelta(minutes=5)
+        b.dispatcher.offline()
+        await b.dispatcher.online(read_missed)
+        b.dispatcher.offline()
         await b.handler.write_note("memory", "seen_until", (datetime.now(UTC) - timedelta(days=9)).isoformat())
-        since = await b.dispatcher.missed_since()
-        assert since is not None
-        assert timedelta(minutes=59) < datetime.now(UTC) - since < timedelta(minutes=61)
+        await b.dispatcher.online(read_missed)
+        minutes = [(datetime.now(UTC) - since) / timedelta(minutes=1) for since in asked_since]
+        assert minutes == [pytest.approx(2, abs=1), pytest.approx(60, abs=1)]
 
 
 # --- sentences

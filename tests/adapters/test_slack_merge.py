@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.slack.merge import Merger, PostId, Record
+from adapters.slack.merge import Merger, News, PostId, Record
 
 ID: PostId = ("T1", "C1", "1700000000.000100")
 FULL = {"id": "F1", "name": "a.png", "url_private_download": "https://files.slack.com/a.png"}
@@ -30,9 +30,18 @@ class Heard:
         self.whole = whole
         self.is_late = asyncio.Event()
         self.has_paused = asyncio.Event()
-        self.merger = Merger(self._deliver, self._look_up, self._pause)
+        self.merger = Merger(self._look_up, self._pause)
 
-    async def _deliver(self, record: Record, is_late: bool) -> None:
+    async def take(self, id_: PostId, event: Mapping[str, Any], *, is_mention: bool) -> None:
+        """As the dispatcher does: the first event's post is completed in its turn, later ones change it."""
+        record, news = self.merger.add(id_, event, is_mention=is_mention)
+        if news is News.POST:
+            await self.merger.complete(record)
+            self._deliver(record, is_late=False)
+        elif news is News.MORE:
+            self._deliver(record, is_late=True)
+
+    def _deliver(self, record: Record, *, is_late: bool) -> None:
         files = tuple(sorted(str(file["id"]) for file in record.event["files"]))
         self.deliveries.append((files, record.is_mention, is_late))
 
@@ -48,17 +57,17 @@ class Heard:
 
 async def test_a_whole_event_is_delivered_at_once() -> None:
     heard = Heard()
-    await heard.merger.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
-    await heard.merger.take(ID, event("app_mention", FULL), is_mention=True)
+    await heard.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
+    await heard.take(ID, event("app_mention", FULL), is_mention=True)
     assert (heard.deliveries, heard.num_look_ups) == ([(("F1",), True, False)], 0)
 
 
 async def test_a_mention_without_files_waits_for_the_message_that_has_them() -> None:
     heard = Heard()
-    mention = asyncio.create_task(heard.merger.take(ID, event("app_mention"), is_mention=True))
+    mention = asyncio.create_task(heard.take(ID, event("app_mention"), is_mention=True))
     await asyncio.wait_for(heard.has_paused.wait(), 5)
     assert heard.deliveries == []
-    await heard.merger.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
+    await heard.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
     await asyncio.wait_for(mention, 5)
     assert (heard.deliveries, heard.num_look_ups) == ([(("F1",), True, False)], 0)
 
@@ -66,37 +75,37 @@ async def test_a_mention_without_files_waits_for_the_message_that_has_them() -> 
 async def test_a_mention_that_stays_alone_is_looked_up_once() -> None:
     heard = Heard(whole={"type": "message", "text": "<@UBOT> look", "files": [FULL, OTHER]})
     heard.is_late.set()
-    await heard.merger.take(ID, event("app_mention"), is_mention=True)
+    await heard.take(ID, event("app_mention"), is_mention=True)
     assert (heard.deliveries, heard.num_look_ups) == ([(("F1", "F2"), True, False)], 1)
 
 
 async def test_both_events_without_files_need_no_look_up() -> None:
     heard = Heard()
-    first = asyncio.create_task(heard.merger.take(ID, event("message"), is_mention=True))
-    await heard.merger.take(ID, event("app_mention"), is_mention=True)
+    first = asyncio.create_task(heard.take(ID, event("message"), is_mention=True))
+    await heard.take(ID, event("app_mention"), is_mention=True)
     await asyncio.wait_for(first, 5)
     assert (heard.deliveries, heard.num_look_ups) == ([((), True, False)], 0)
 
 
 async def test_what_mentions_nobody_waits_for_nothing() -> None:
     heard = Heard()
-    await heard.merger.take(ID, event("message", channel_type="channel"), is_mention=False)
+    await heard.take(ID, event("message", channel_type="channel"), is_mention=False)
     assert (heard.deliveries, heard.num_look_ups) == ([((), False, False)], 0)
 
 
 async def test_a_mention_that_comes_after_the_message_was_taken_for_none_is_told() -> None:
     heard = Heard()
-    await heard.merger.take(ID, event("message"), is_mention=False)
-    await heard.merger.take(ID, event("app_mention"), is_mention=True)
+    await heard.take(ID, event("message"), is_mention=False)
+    await heard.take(ID, event("app_mention"), is_mention=True)
     assert heard.deliveries == [((), False, False), ((), True, True)]
 
 
 async def test_files_that_come_after_an_unsuccessful_look_up_are_told() -> None:
     heard = Heard()
     heard.is_late.set()
-    await heard.merger.take(ID, event("app_mention"), is_mention=True)
-    await heard.merger.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
-    await heard.merger.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
+    await heard.take(ID, event("app_mention"), is_mention=True)
+    await heard.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
+    await heard.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
     assert heard.deliveries == [((), True, False), (("F1",), True, True)]
 
 
@@ -110,7 +119,7 @@ async def test_of_two_tellings_of_a_file_the_fuller_one_counts() -> None:
 async def test_other_posts_are_other_records() -> None:
     heard = Heard()
     for ts in ("1.1", "1.2"):
-        await heard.merger.take((*ID[:2], ts), event("message", FULL), is_mention=True)
+        await heard.take((*ID[:2], ts), event("message", FULL), is_mention=True)
     assert len(heard.deliveries) == 2
 
 
@@ -136,13 +145,13 @@ def test_every_order_duplicate_and_omission_is_one_post_with_all_files(
         if is_pause_over:
             heard.is_late.set()
         if is_at_once:
-            takes = [asyncio.create_task(heard.merger.take(ID, one, is_mention=True)) for one in told]
+            takes = [asyncio.create_task(heard.take(ID, one, is_mention=True)) for one in told]
             await asyncio.sleep(0)
             heard.is_late.set()
             await asyncio.wait_for(asyncio.gather(*takes), 5)
         else:
             for one in told:
-                take = asyncio.create_task(heard.merger.take(ID, one, is_mention=True))
+                take = asyncio.create_task(heard.take(ID, one, is_mention=True))
                 heard.is_late.set()
                 await asyncio.wait_for(take, 5)
         firsts = [delivery for delivery in heard.deliveries if not delivery[2]]

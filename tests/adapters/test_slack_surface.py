@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters.slack.destination import Destination, Posted
+from adapters.bounded import BoundedSet
+from adapters.slack.destination import Destination
 from adapters.slack.surface import STATUS_SECONDS, UPDATE_SECONDS, SlackSurface
 from adapters.slack.workspaces import Workspaces
 from adapters.surface import Control, DestinationGone, Page, TryLater
@@ -43,7 +44,7 @@ async def surface(slack: SlackServer, channel: Channel, clock: Clock) -> SlackSu
     root = await slack.post(channel, ann, "look", how="held")
     workspaces = Workspaces(slack.api_url)
     workspaces.learn(slack.team_id, slack.bot_user_id, slack.bot_token)
-    return SlackSurface(Destination(slack.team_id, channel.id, root.ts, ann.id), workspaces, Posted(), clock)
+    return SlackSurface(Destination(slack.team_id, channel.id, root.ts, ann.id), workspaces, BoundedSet(10), clock)
 
 
 def statuses(slack: SlackServer) -> list[str]:
@@ -142,6 +143,6 @@ async def test_links_are_not_unfolded(slack: SlackServer, surface: SlackSurface)
 
 
 async def test_a_workspace_that_is_unknown_is_no_place(slack: SlackServer) -> None:
-    surface = SlackSurface(Destination("T9", "C1", "1.1", "U1"), Workspaces(slack.api_url), Posted())
+    surface = SlackSurface(Destination("T9", "C1", "1.1", "U1"), Workspaces(slack.api_url), BoundedSet(10))
     with pytest.raises(DestinationGone):
         await surface.post(Page("Hello"))

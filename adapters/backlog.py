@@ -1,0 +1,130 @@
+"""What was heard of and is not accepted yet, so that the mark of what was seen never passes it.
+
+A post is open from its arrival until its step has ended. One whose step failed, or that found its mailbox full, is kept in mind
+until it is read back from the platform. All of it is bounded, and ids and times only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from adapters.bounded import BoundedDict, BoundedSet
+from adapters.mailbox import Conversation
+from adapters.post import Post
+from adapters.routing import MessageId
+
+_MAX_FAILED = 10_000
+_MAX_LEFT = 10_000  # of one conversation
+_MAX_PASSED_OVER = 1_000
+_MAX_OURS = 10_000
+
+
+class Backlog:
+    def __init__(self) -> None:
+        self._open: dict[MessageId, datetime] = {}
+        self._failed: BoundedDict[MessageId, datetime] = BoundedDict(_MAX_FAILED)
+        self._left: dict[Conversation, BoundedDict[MessageId, datetime]] = {}
+        self._ours: BoundedSet[Conversation] = BoundedSet(_MAX_OURS)
+        self._missed_since: datetime | None = None  # what is being caught up on, or could not be
+        self._passed_over: deque[Post] | None = None
+
+    def oldest(self) -> datetime | None:
+        """When the oldest of all these was sent."""
+        times = [*self._open.values(), *_times(self._failed)]
+        for left in self._left.values():
+            times += _times(left)
+        if self._missed_since is not None:
+            times.append(self._missed_since)
+        return min(times, default=None)
+
+    # -- posts -------------------------------------------------------------------------------------------------------------
+
+    def open(self, post: Post) -> None:
+        self._open[_id_of(post)] = post.sent_at
+
+    def close(self, post: Post) -> None:
+        """It was accepted, or is none of ours."""
+        self._open.pop(_id_of(post), None)
+
+    def fail(self, post: Post) -> None:
+        """It could not be dealt with: the next catch-up finds it again."""
+        self.close(post)
+        self._failed[_id_of(post)] = post.sent_at
+
+    # -- full mailboxes ----------------------------------------------------------------------------------------------------
+
+    def has_left(self, conversation: Conversation) -> bool:
+        """Whether posts of the conversation are left for later; those that come after them have to wait too."""
+        return conversation in self._left
+
+    def leave(self, conversation: Conversation, post: Post) -> bool:
+        """The post did not fit. True for the first that is left there."""
+        self.close(post)
+        is_first = conversation not in self._left
+        self._left.setdefault(conversation, BoundedDict(_MAX_LEFT))[_id_of(post)] = post.sent_at
+        return is_first
+
+    def left_in(self, conversation: Conversation) -> dict[MessageId, datetime]:
+        """What is left there, with the times at which it was sent."""
+        left = self._left.get(conversation)
+        return {} if left is None else {id_: left[id_] for id_ in left}
+
+    def let_go(self, conversation: Conversation, ids: Iterable[MessageId]) -> None:
+        """These have been seen to."""
+        left = self._left.get(conversation)
+        if left is None:
+            return
+        for id_ in ids:
+            left.pop(id_)
+        if not len(left):
+            del self._left[conversation]
+
+    def note_ours(self, conversation: Conversation) -> None:
+        """We have answered there, so that people there may be spoken to."""
+        self._ours.add(conversation)
+
+    def is_ours(self, conversation: Conversation) -> bool:
+        return conversation in self._ours
+
+    # -- catching up -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def catching_up(self, since: datetime | None) -> Iterator[deque[Post]]:
+        """Around reading back and answering what was missed since then; until it has succeeded the mark stays there.
+
+        Yields the posts that are passed over meanwhile (`pass_over`): they may belong to a chat that is only now being made up for.
+        """
+        earlier, failed = self._missed_since, self._failed
+        self._missed_since = _earlier_of(earlier, since)
+        self._failed = BoundedDict(_MAX_FAILED)  # reading back finds these again
+        passed_over = self._passed_over = deque(maxlen=_MAX_PASSED_OVER)
+        try:
+            yield passed_over
+        except BaseException:
+            for id_ in failed:
+                self._failed[id_] = failed[id_]
+            raise
+        else:
+            self._missed_since = None
+        finally:
+            self._passed_over = None
+
+    def pass_over(self, post: Post) -> None:
+        """It is not for us as things are."""
+        if self._passed_over is not None and (post.thread is not None or post.reply_to is not None):
+            self._passed_over.append(post)
+
+
+def _id_of(post: Post) -> MessageId:
+    return post.workspace, post.message_id
+
+
+def _times(kept: BoundedDict[MessageId, datetime]) -> list[datetime]:
+    return [kept[id_] for id_ in kept]
+
+
+def _earlier_of(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((each for each in (one, other) if each is not None), default=None)

@@ -1,0 +1,99 @@
+"""One mailbox per conversation: what happens there is dealt with in the order of its arrival, one step at a time.
+
+Rules: putting something in never waits. A slow step in one conversation delays no other. A full mailbox takes no more posts, and
+says so; edits and deletions always fit, for nothing finds them again later. A conversation in which nothing happens has neither a
+mailbox nor a task. Learnt from mautrix bridgev2, where each portal has one bounded queue and one worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+
+MAX_POSTS = 32
+
+Conversation = tuple[str, str]
+"""A workspace, and in it a thread, a direct message, or a message that stands alone (its id)."""
+
+Step = Callable[[], Coroutine[Any, Any, None]]
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Mailbox:
+    steps: deque[Step] = field(default_factory=deque)
+    worker: asyncio.Task[None] | None = None
+
+
+class Mailboxes:
+    """`max_posts` bounds each mailbox. `on_idle` is called when a mailbox has become empty and is about to go away."""
+
+    def __init__(self, *, max_posts: int = MAX_POSTS, on_idle: Callable[[Conversation], None] = lambda _: None) -> None:
+        self._max_posts = max_posts
+        self._on_idle = on_idle
+        self._mailboxes: dict[Conversation, _Mailbox] = {}
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        """How many conversations have a mailbox now."""
+        return len(self._mailboxes)
+
+    def put(self, conversation: Conversation, step: Step, *, is_bounded: bool = False) -> bool:
+        """Put a step behind the others of its conversation. False when it `is_bounded` and the mailbox is full."""
+        mailbox = self._mailboxes.setdefault(conversation, _Mailbox())
+        if is_bounded and len(mailbox.steps) >= self._max_posts:
+            return False
+        mailbox.steps.append(step)
+        if mailbox.worker is None:
+            mailbox.worker = asyncio.create_task(self._work(conversation, mailbox))
+        return True
+
+    async def run(self, conversation: Conversation, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do `work` as a step of the conversation; returns what it returns, and raises what it raises."""
+        done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+
+        async def step() -> None:
+            try:
+                result = await work()
+            except BaseException as error:
+                if done.done():
+                    raise
+                if isinstance(error, asyncio.CancelledError):
+                    done.cancel()
+                    raise
+                done.set_exception(error)
+            else:
+                if not done.done():  # whoever wanted it has left
+                    done.set_result(result)
+
+        self.put(conversation, step)
+        return await done
+
+    async def close(self, grace_seconds: float) -> None:
+        """Begin no more steps, and give those that run so long to end. The steps that were not begun are dropped."""
+        self._is_closed = True
+        workers = {mailbox.worker for mailbox in self._mailboxes.values() if mailbox.worker is not None}
+        if workers:
+            _, late = await asyncio.wait(workers, timeout=grace_seconds)
+            for worker in late:
+                worker.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _work(self, conversation: Conversation, mailbox: _Mailbox) -> None:
+        try:
+            while mailbox.steps and not self._is_closed:
+                try:
+                    await mailbox.steps[0]()
+                except Exception:
+                    log.exception("Something that happened in a conversation could not be dealt with.")
+                mailbox.steps.popleft()
+        finally:
+            del self._mailboxes[conversation]  # nothing is awaited since the last look at `steps`: nothing can be lost
+        self._on_idle(conversation)

@@ -1,0 +1,103 @@
+"""What is to become of a message: was it seen before, is it for us, and which conversation does it belong to?
+
+Each of the three is decided here and nowhere else. A message is for us when it mentions us, is said to us alone, is in a thread of
+ours, or replies to a message of a chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from adapters.access import Access
+from adapters.base import Author, ThreadHandler, ThreadKey
+from adapters.bounded import BoundedSet
+from adapters.post import Post
+
+_MAX_REMEMBERED = 10_000
+
+MessageId = tuple[str, str]
+"""A workspace, and a message's id there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenBefore:
+    """It was taken already, be it by an earlier run of the program, or it was deleted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotForUs:
+    """Nobody asked us, or somebody who may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begins:
+    """A chat begins with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continues:
+    """It goes on with this chat."""
+
+    key: ThreadKey
+
+
+Route = SeenBefore | NotForUs | Begins | Continues
+
+
+class Router:
+    def __init__(self, platform: str, handler: ThreadHandler, access: Access) -> None:
+        self._platform = platform
+        self._handler = handler
+        self._access = access
+        self._taken: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)
+        self._deleted: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)  # an event may come before its message
+
+    def has_taken(self, post: Post) -> None:
+        """From now on the message counts as seen."""
+        self._taken.add(_id_of(post))
+
+    def has_deleted(self, workspace: str, message_id: str) -> None:
+        """The message will not be taken any more."""
+        self._deleted.add((workspace, message_id))
+
+    def is_allowed(self, author: Author, workspace: str, channels: Collection[str], *, is_direct: bool) -> bool:
+        return self._access.is_allowed(author, workspace, channels, is_direct=is_direct)
+
+    def may_use(self, post: Post) -> bool:
+        """Whether a person wrote it who may use us there."""
+        channels = {post.channel, post.room, *post.container_ids}
+        return not post.is_automatic and self.is_allowed(post.author, post.workspace, channels, is_direct=post.is_direct)
+
+    async def route(self, post: Post) -> Route:
+        if not self.may_use(post):
+            return NotForUs()
+        id_ = _id_of(post)
+        if id_ in self._taken or id_ in self._deleted:
+            return SeenBefore()
+        route = await self._conversation(post)
+        if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *id_) is not None:
+            return SeenBefore()  # answered before a restart, or about to be, for it is stored
+        return route
+
+    async def _conversation(self, post: Post) -> NotForUs | Begins | Continues:
+        name, workspace = self._platform, post.workspace
+        if post.thread is not None:
+            key = ThreadKey(name, workspace, post.channel, post.thread)
+            if await self._handler.has_chat(key):
+                return Continues(key)
+        if post.reply_to is not None:
+            turn = await self._handler.find_message(name, workspace, post.reply_to)
+            if turn is not None:
+                return Continues(turn.key)
+        if not post.is_mention and not post.is_direct:
+            return NotForUs()
+        if post.is_own_room and post.reply_to is None and not await post.attachments():
+            latest = await self._handler.latest_chat(name, workspace, post.room)
+            if latest is not None:
+                return Continues(latest)
+        return Begins()
+
+
+def _id_of(post: Post) -> MessageId:
+    return post.workspace, post.message_id

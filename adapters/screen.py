@@ -1,0 +1,91 @@
+"""Which answers are being shown: one task for each, and never two for the same turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+
+from adapters.base import Answer, ThreadHandler
+from adapters.pace import Pace
+from adapters.reply import TYPING_SECONDS, show
+from adapters.surface import DestinationGone, Surface, TryLater
+
+log = logging.getLogger(__name__)
+
+
+class Screen:
+    def __init__(self, platform: str, handler: ThreadHandler, pace: Pace) -> None:
+        self._platform = platform
+        self._handler = handler
+        self._pace = pace
+        self._showing: dict[int, asyncio.Task[None]] = {}  # the newest task of each turn
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def show(self, answer: Answer, surface: Surface, reply_ids: Sequence[str] = ()) -> asyncio.Task[None]:
+        """Paint the answer at its destination, in a task of its own; what showed an earlier answer of the turn ends first.
+
+        `reply_ids`: the messages that show the turn already.
+        """
+        turn_id = answer.turn_id
+        earlier = None if turn_id is None else self._showing.get(turn_id)
+
+        async def paint() -> None:
+            ids = reply_ids
+            if earlier is not None:
+                await asyncio.wait({earlier})
+                turn = None if turn_id is None else await self._handler.find_turn(turn_id)
+                ids = ids if turn is None else turn.reply_ids
+            try:
+                await show(answer, surface, self._pace, self._handler, reply_ids=ids)
+            except Exception:
+                log.exception("An answer on %s could not be shown.", self._platform)
+
+        task = asyncio.create_task(paint())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if turn_id is not None:
+            self._showing[turn_id] = task
+            task.add_done_callback(lambda _: self._showing.pop(turn_id) if self._showing.get(turn_id) is task else None)
+        return task
+
+    def is_showing(self, turn_id: int) -> bool:
+        return turn_id in self._showing
+
+    async def wait_shown(self, turn_id: int) -> None:
+        """Until nothing of the turn is being shown any more."""
+        while task := self._showing.get(turn_id):
+            await asyncio.wait({task})
+
+    async def close(self, deadline: float) -> None:
+        """`deadline`: until then (in the event loop's time) what is being shown may come to its end."""
+        await end_tasks(self._tasks, deadline)
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[Any]], deadline: float) -> None:
+    """Wait for the tasks until the deadline, in the event loop's time, and cancel those that are late."""
+    if tasks:
+        _, late = await asyncio.wait(set(tasks), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def typing(surface: Surface) -> AsyncIterator[None]:
+    """People see that something is being written."""
+
+    async def repeat() -> None:
+        while True:
+            with contextlib.suppress(DestinationGone, TryLater):
+                await surface.show_typing()
+            await asyncio.sleep(TYPING_SECONDS)
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
