@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from adapters.backlog import Backlog
 from adapters.base import ThreadHandler
-from adapters.post import Post
+from adapters.mailbox import Conversation
+from adapters.post import Platform, Post
+from adapters.routing import Begins, Continues, Router
+from adapters.screen import Screen
+from adapters.surface import DestinationGone
 
 log = logging.getLogger(__name__)
 
 MARK_SECONDS = 20.0
 MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; what is found twice is answered once
 _MARK = "seen_until"
+_MAX_AT_ONCE = 2
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
+
+ReadMissed = Callable[[datetime], Awaitable[Iterable[Post]]]
+"""Reads back what was said since then, in no order. Raises TryLater when the platform cannot be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +86,136 @@ class Mark:
             except Exception:  # the database may be away for a while
                 log.exception("The mark of what was seen on %s could not be written.", self._platform)
             await asyncio.sleep(MARK_SECONDS)
+
+
+class Absence:
+    """`posted` takes a post as though it had just come; `take` puts one into its mailbox and returns when it was dealt with."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        handler: ThreadHandler,
+        router: Router,
+        backlog: Backlog,
+        screen: Screen,
+        posted: Callable[[Post], None],
+        take: Callable[[Post], Awaitable[None]],
+        catch_up: CatchUp,
+    ) -> None:
+        self._platform = platform
+        self._handler = handler
+        self._router = router
+        self._backlog = backlog
+        self._screen = screen
+        self._posted = posted
+        self._take = take
+        self._catch_up = catch_up
+        self._mark = Mark(platform.name, handler, backlog.oldest)
+        self._read_missed: ReadMissed | None = None
+        self._coming_online = asyncio.Lock()
+        self._has_resumed = False
+        self._answering_left: set[Conversation] = set()
+
+    def begin(self) -> None:
+        """What happens from now on may be missed."""
+        self._mark.stop()
+
+    def end(self) -> None:
+        """From now on nothing is missed."""
+        self._mark.move_on()
+
+    async def make_up_for(self, read_missed: ReadMissed) -> None:
+        """It has ended: see `Dispatcher.online`."""
+        self._read_missed = read_missed
+        async with self._coming_online:
+            since = await self._missed_since()
+            with self._backlog.catching_up(since) as passed_over:
+                self._mark.move_on()
+                if not self._has_resumed:
+                    self._has_resumed = True
+                    await self._resume()
+                if since is not None:
+                    num_answered = await self._answer_missed(await read_missed(since))
+                    if num_answered:
+                        log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
+        for post in passed_over:  # they may follow on what was only answered now
+            self._posted(post)
+        for conversation in self._backlog.conversations_left():
+            await self.answer_left(conversation)
+
+    async def answer_left(self, conversation: Conversation) -> None:
+        """Read back what did not fit into the mailbox, and answer it in its order, until nothing is left."""
+        if self._read_missed is None or conversation in self._answering_left:
+            return
+        self._answering_left.add(conversation)
+        wait_seconds = _FIRST_WAIT_SECONDS
+        try:
+            while left := self._backlog.left_in(conversation):
+                try:
+                    posts = _oldest_first(await self._read_missed(min(left.values())))
+                except Exception as error:
+                    log.warning("What was left on %s could not be read back (%s).", self._platform.name, type(error).__name__)
+                    await asyncio.sleep(wait_seconds)
+                    wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+                    continue
+                found = [post for post in posts if (post.workspace, post.message_id) in left]
+                await self._answer_all(found)
+                if not found:
+                    log.warning("%d messages on %s that were left are gone.", len(left), self._platform.name)
+                self._backlog.let_go(conversation, [(post.workspace, post.message_id) for post in found] or left)
+        finally:
+            self._answering_left.discard(conversation)
+
+    async def _missed_since(self) -> datetime | None:
+        """From when on messages may have been missed; None when nothing was, because we were never here before."""
+        mark = await self._mark.read()
+        return None if mark is None else max(mark, datetime.now(UTC) - self._catch_up.max_age)
+
+    async def _resume(self) -> None:
+        """Show the answers that are not known to be shown."""
+        for turn, answer in await self._handler.undelivered(self._platform.name):
+            if self._screen.is_showing(turn.turn_id):
+                continue  # it was asked while we were on our way
+            try:
+                surface = self._platform.surface(turn.destination)
+            except DestinationGone:
+                await self._handler.set_reply(turn.turn_id, turn.reply_ids, is_delivered=True)
+                continue
+            self._screen.show(answer, surface, turn.reply_ids)
+
+    async def _answer_missed(self, posts: Iterable[Post]) -> int:
+        """Answer what is for us among these, oldest first and few at a time; returns how many. More than enough are left alone."""
+        left, num_answered = self._catch_up.recent(posts), 0
+        while ours := [post for post in left if await self._is_missed(post)]:
+            chosen = self._catch_up.newest(ours, num_answered)
+            await self._answer_all(chosen)
+            num_answered += len(chosen)
+            left = [post for post in left if post not in ours]  # what follows on them is ours now
+        return num_answered
+
+    async def _answer_all(self, posts: Sequence[Post]) -> None:
+        """Few at a time, and one after the other in each conversation."""
+        slots = asyncio.Semaphore(_MAX_AT_ONCE)
+        conversations: dict[Conversation, list[Post]] = {}
+        for post in posts:
+            conversations.setdefault((post.workspace, post.conversation), []).append(post)
+
+        async def answer(conversation: Conversation) -> None:
+            for post in conversations[conversation]:
+                async with slots:
+                    try:
+                        await self._take(post)
+                        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
+                        if turn is not None:
+                            await self._screen.wait_shown(turn.turn_id)
+                    except Exception:
+                        log.exception("A message on %s that is made up for could not be dealt with.", self._platform.name)
+
+        await asyncio.gather(*(answer(conversation) for conversation in conversations))
+
+    async def _is_missed(self, post: Post) -> bool:
+        return not post.is_command and isinstance(await self._router.route(post), Begins | Continues)
+
+
+def _oldest_first(posts: Iterable[Post]) -> list[Post]:
+    return sorted(posts, key=lambda post: post.sent_at)

@@ -67,6 +67,9 @@ class Backlog:
         self._left.setdefault(conversation, BoundedDict(_MAX_LEFT))[_id_of(post)] = post.sent_at
         return is_first
 
+    def conversations_left(self) -> list[Conversation]:
+        return list(self._left)
+
     def left_in(self, conversation: Conversation) -> dict[MessageId, datetime]:
         """What is left there, with the times at which it was sent."""
         left = self._left.get(conversation)

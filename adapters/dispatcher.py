@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, assert_never
 
-from adapters.absence import CatchUp, Mark
+from adapters.absence import Absence, CatchUp, ReadMissed
 from adapters.access import Access
 from adapters.backlog import Backlog
 from adapters.base import Answer, Attachment, Author, IncomingMessage, PlatformTurn, ThreadHandler, ThreadKey
@@ -33,15 +33,11 @@ from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
 log = logging.getLogger(__name__)
 
 _MAX_REMEMBERED = 10_000
-_MAX_CAUGHT_UP_AT_ONCE = 2
 
 NOT_ALLOWED = "I am not set up to answer here."
 ONLY_ASKER = "Only the person who asked, or a moderator, can do this."
 TURN_GONE = "I no longer have this question: it was forgotten. Please ask again."
 TOO_MANY_AT_ONCE = "That was more than I can take at once. I will look at the rest when I have answered what came before."
-
-ReadMissed = Callable[[datetime], Awaitable[Iterable[Post]]]
-"""Reads back what was said since then, in no order. Raises TryLater when the platform cannot be asked."""
 
 
 class Dispatcher:
@@ -60,19 +56,17 @@ class Dispatcher:
         self._platform = platform
         self._handler = handler
         self._pace = pace
-        self._catch_up = catch_up or CatchUp()
         self._router = Router(platform.name, handler, access or Access())
+        self._backlog = Backlog()
         self._mailboxes = Mailboxes(max_posts=max_posts, on_idle=self._on_idle)
         self._conversations: BoundedDict[MessageId, Conversation] = BoundedDict(_MAX_REMEMBERED)  # where messages went
         self._newest_edits: dict[MessageId, Post] = {}  # of messages whose edit is waiting in a mailbox
-        self._backlog = Backlog()
-        self._mark = Mark(platform.name, handler, self._backlog.oldest)
         self._screen = Screen(platform.name, handler, pace)
+        self._absence = Absence(
+            platform, handler, self._router, self._backlog, self._screen, self.posted, self._take_missed, catch_up or CatchUp()
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._read_missed: ReadMissed | None = None
-        self._coming_online = asyncio.Lock()
-        self._has_resumed = self._is_closing = False
-        self._answering_left: set[Conversation] = set()
+        self._is_closing = False
 
     # -- what happens on the platform --------------------------------------------------------------------------------------
 
@@ -180,28 +174,15 @@ class Dispatcher:
 
         Shows what an earlier run of the program left unshown, and answers what was missed, which `read_missed` reads back.
         """
-        self._read_missed = read_missed
-        async with self._coming_online:
-            since = await self._missed_since()
-            with self._backlog.catching_up(since) as passed_over:
-                self._mark.move_on()
-                if not self._has_resumed:
-                    self._has_resumed = True
-                    await self._resume()
-                if since is not None:
-                    num_answered = await self._answer_missed(await read_missed(since))
-                    if num_answered:
-                        log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
-        for post in passed_over:  # they may follow on what was only answered now
-            self.posted(post)
+        await self._absence.make_up_for(read_missed)
 
     def resumed(self) -> None:
         """The connection is back, and what was said meanwhile has come over it: nothing was missed."""
-        self._mark.move_on()
+        self._absence.end()
 
     def offline(self) -> None:
         """What happens from now on may be missed."""
-        self._mark.stop()
+        self._absence.begin()
 
     async def close(self, grace_seconds: float = 5.0) -> None:
         """Let what is being accepted and shown come to its end for a moment. What was not begun is left for the next start."""
@@ -235,6 +216,10 @@ class Dispatcher:
             self._backlog.fail(incoming)
             raise
         self._backlog.close(incoming)
+
+    async def _take_missed(self, post: Post) -> None:
+        """Put a post that was read back into its mailbox, behind what is there; returns when it was dealt with."""
+        await self._mailboxes.run(self._conversation_of(post), partial(self._take, post))
 
     async def _ask(self, post: Post, route: Begins | Continues) -> None:
         try:
@@ -319,20 +304,8 @@ class Dispatcher:
             await surface.post(Page("", notices=(TOO_MANY_AT_ONCE,)))
 
     def _on_idle(self, conversation: Conversation) -> None:
-        is_time = self._backlog.has_left(conversation) and conversation not in self._answering_left
-        if is_time and self._read_missed is not None and not self._is_closing:
-            self._begin(self._answer_left(conversation, self._read_missed))
-
-    async def _answer_left(self, conversation: Conversation, read_missed: ReadMissed) -> None:
-        """Read back what did not fit into the mailbox, and answer it. What is gone from the platform is let go."""
-        self._answering_left.add(conversation)
-        try:
-            while left := self._backlog.left_in(conversation):
-                posts = await read_missed(min(left.values()))
-                await self._answer_all([post for post in _oldest_first(posts) if (post.workspace, post.message_id) in left])
-                self._backlog.let_go(conversation, left)
-        finally:
-            self._answering_left.discard(conversation)
+        if self._backlog.has_left(conversation) and not self._is_closing:
+            self._begin(self._absence.answer_left(conversation))
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
@@ -346,56 +319,6 @@ class Dispatcher:
         self._conversations[id_] = conversation
         return conversation
 
-    async def _missed_since(self) -> datetime | None:
-        """From when on messages may have been missed; None when nothing was, because we were never here before."""
-        mark = await self._mark.read()
-        return None if mark is None else max(mark, datetime.now(UTC) - self._catch_up.max_age)
-
-    async def _resume(self) -> None:
-        """Show the answers that are not known to be shown."""
-        for turn, answer in await self._handler.undelivered(self._platform.name):
-            if self._screen.is_showing(turn.turn_id):
-                continue  # it was asked while we were on our way
-            try:
-                surface = self._platform.surface(turn.destination)
-            except DestinationGone:
-                await self._handler.set_reply(turn.turn_id, turn.reply_ids, is_delivered=True)
-                continue
-            self._screen.show(answer, surface, turn.reply_ids)
-
-    async def _answer_missed(self, posts: Iterable[Post]) -> int:
-        """Answer what is for us among these, oldest first and few at a time; returns how many. More than enough are left alone."""
-        left, num_answered = self._catch_up.recent(posts), 0
-        while ours := [post for post in left if await self._is_missed(post)]:
-            chosen = self._catch_up.newest(ours, num_answered)
-            await self._answer_all(chosen)
-            num_answered += len(chosen)
-            left = [post for post in left if post not in ours]  # what follows on them is ours now
-        return num_answered
-
-    async def _answer_all(self, posts: Sequence[Post]) -> None:
-        """Few at a time, and one after the other in each conversation."""
-        slots = asyncio.Semaphore(_MAX_CAUGHT_UP_AT_ONCE)
-        conversations: dict[Conversation, list[Post]] = {}
-        for post in posts:
-            conversations.setdefault(self._conversation_of(post), []).append(post)
-
-        async def answer(conversation: Conversation) -> None:
-            for post in conversations[conversation]:
-                async with slots:
-                    try:
-                        await self._mailboxes.run(conversation, partial(self._take, post))
-                        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
-                        if turn is not None:
-                            await self._screen.wait_shown(turn.turn_id)
-                    except Exception:
-                        log.exception("A message on %s that is made up for could not be dealt with.", self._platform.name)
-
-        await asyncio.gather(*(answer(conversation) for conversation in conversations))
-
-    async def _is_missed(self, post: Post) -> bool:
-        return not post.is_command and isinstance(await self._router.route(post), Begins | Continues)
-
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(_logged(work))
         self._tasks.add(task)
@@ -405,10 +328,6 @@ class Dispatcher:
 
 def _message(post: Post, key: ThreadKey, destination: str, attachments: Sequence[Attachment] = ()) -> IncomingMessage:
     return IncomingMessage(key, post.message_id, post.author, post.text, tuple(attachments), post.look_back, destination)
-
-
-def _oldest_first(posts: Iterable[Post]) -> list[Post]:
-    return sorted(posts, key=lambda post: post.sent_at)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

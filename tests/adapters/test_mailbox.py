@@ -382,6 +382,40 @@ async def test_what_comes_while_posts_are_left_waits_behind_them() -> None:
     await away.dispatcher.close()
 
 
+async def test_what_is_left_is_read_back_again_when_the_platform_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.absence._FIRST_WAIT_SECONDS", 0.0)
+    away, gate, failures = Away(max_posts=1), asyncio.Event(), [OSError("away"), OSError("away")]
+    read_missed = away.read_missed
+
+    async def fail_twice(since: datetime) -> list[Post]:
+        if failures:
+            raise failures.pop()
+        return (await read_missed(since))[:2]  # and not all at once
+
+    away.read_missed = fail_twice  # type: ignore[method-assign]
+    await away.online()
+    for number in range(1, 5):
+        away.write(str(number), attachments=slow(gate))
+    gate.set()
+    await away.asked("1", "2", "3", "4")
+    assert not failures
+    await away.dispatcher.close()
+
+
+async def test_what_is_left_and_gone_from_the_platform_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    away, gate = Away(max_posts=1), asyncio.Event()
+    await away.online()
+    away.write("1", attachments=slow(gate))
+    away.write("2")
+    del away.written[1]
+    gate.set()
+    await away.asked("1")
+    await asyncio.wait_for(asyncio.gather(*away.dispatcher._tasks), TIMEOUT_SECONDS)
+    await away.dispatcher.close()
+    assert "1 messages on memory that were left are gone" in caplog.text
+    assert await away.mark() > away.written[0].sent_at
+
+
 async def test_nobody_is_told_where_we_have_no_business(caplog: pytest.LogCaptureFixture) -> None:
     away, gate = Away(max_posts=1), asyncio.Event()
     await away.online()
