@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variable_name
+from adapters.discord.settings import DiscordSettings
+from adapters.slack.settings import SlackSettings
+from adapters.web.settings import WebSettings
+from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variables
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,9 +24,17 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def web(settings: Settings) -> WebSettings:
+    found = settings.platforms["web"]
+    assert isinstance(found, WebSettings)
+    return found
+
+
 def test_the_defaults_need_nothing(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / ".env")
-    assert (settings.model, settings.web_host, settings.web_port) == ("tiny", "127.0.0.1", 8080)
+    assert settings.model == "tiny"
+    assert settings.platforms == {"discord": DiscordSettings(), "slack": SlackSettings(), "web": WebSettings()}
+    assert (web(settings).host, web(settings).port) == ("127.0.0.1", 8080)
     assert settings.store_url == "sqlite+aiosqlite:///data/threadsight.db"
     assert settings.remarks == ()
 
@@ -57,7 +68,7 @@ def test_all_problems_are_told_together_each_with_its_variable(monkeypatch: pyte
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "LocalHost"])
 def test_loopback_needs_no_token(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv(f"{PREFIX}WEB_HOST", host)
-    assert load_settings(None).web_token is None
+    assert web(load_settings(None)).token is None
 
 
 def test_a_short_token_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +130,7 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
     env_file.write_text(f"{PREFIX}MODEL=from-file\n{PREFIX}WEB_PORT=1234\n{PREFIX}WEB_TOKEN=\n", encoding="utf-8")
     monkeypatch.setenv(f"{PREFIX}WEB_PORT", "4321")
     settings = load_settings(env_file)
-    assert (settings.model, settings.web_port, settings.web_token) == ("from-file", 4321, None)
+    assert (settings.model, web(settings).port, web(settings).token) == ("from-file", 4321, None)
 
 
 def test_what_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,9 +176,12 @@ def test_platform_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(f"{PREFIX}ROLE_QUESTIONS_PER_DAY", "12=5, 13=0")
     settings = load_settings(None)
-    assert (settings.slack_api_url, settings.discord_api_url) == ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/v10")
+    slack, discord = settings.platforms["slack"], settings.platforms["discord"]
+    assert isinstance(slack, SlackSettings)
+    assert isinstance(discord, DiscordSettings)
+    assert (slack.api_url, discord.api_url) == ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/v10")
     assert settings.role_limits == {"12": 5, "13": 0}
-    assert (settings.has_slack, settings.has_discord, settings.slack_mode) == (True, False, "http")
+    assert (slack.is_active, discord.is_active, slack.mode) == (True, False, "http")
 
 
 def test_one_slack_token_beside_those_of_several_workspaces_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +197,8 @@ def test_env_example_and_settings_are_the_same() -> None:
     assert content == render_env_example(), (
         "write it again with: python -c 'from bot.config import *; print(render_env_example(), end=\"\")'"
     )
-    for field_name in Settings.model_fields:
-        assert f"#{variable_name(field_name)}=" in content
+    for variable in variables():
+        assert f"#{variable.name}=" in content
 
 
 def test_env_example_with_every_line_taken_says_the_defaults(tmp_path: Path) -> None:

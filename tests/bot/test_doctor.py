@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.base import Finding
+from adapters.web.settings import WebSettings
 from bot.config import Settings
 from bot.doctor import examine
 from bot.store import Store
@@ -17,7 +18,8 @@ from tests.program import PROGRAM, environment
 
 
 async def findings(folder: Path, **settings: object) -> dict[str, Finding]:
-    whole = Settings.model_validate({"data_dir": folder / "data", "web_port": 0, **settings})
+    web = WebSettings.model_validate({"port": settings.pop("web_port", 0)})
+    whole = Settings.model_validate({"data_dir": folder / "data", "platforms": {"web": web}, **settings})
     return {finding.what: finding async for finding in examine(whole)}
 
 
