@@ -218,3 +218,99 @@ def test_importing_the_settings_loads_no_model_and_no_platform() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+# --- what was called otherwise in an earlier version
+
+
+def test_an_env_file_of_the_version_before_goes_on_working() -> None:
+    """`earlier_env.txt` is the `.env.example` of that version with a value in every line, two of them under names of that time."""
+    given = Path(__file__).with_name("earlier_env.txt")
+    settings = load_settings(given)
+    assert settings.platforms == {
+        "discord": DiscordSettings.model_validate(
+            {
+                "token": "a-discord-token",
+                "allow": "guild:1 dm",
+                "deny": "user:2",
+                "api_url": "http://127.0.0.1:1/api/v10",
+                "gateway_url": "ws://127.0.0.1:1/gateway/",
+            }
+        ),
+        "slack": SlackSettings.model_validate(
+            {
+                "bot_token": "xoxb-1",
+                "app_token": "xapp-1",
+                "signing_secret": "a-signing-secret",
+                "mode": "http",
+                "allow": "team:T1",
+                "deny": "channel:C1",
+                "api_url": "http://127.0.0.1:1/api/",
+            }
+        ),
+        "web": WebSettings.model_validate({"host": "0.0.0.0", "port": 1234, "token": "sixteen-characters"}),
+    }
+    ours = {name: value for name, value in settings.model_dump().items() if name != "platforms"}
+    secrets = {"engine_api_key": "an-engine-key", "serve_api_key": "another-sixteen-characters"}
+    assert {name: ours.pop(name).get_secret_value() for name in secrets} == secrets
+    assert ours.pop("database_url").get_secret_value() == "postgresql+asyncpg://me:secret@db/chats"
+    assert ours == {
+        "questions_per_day": 9,
+        "role_questions_per_day": "12=5 13=0",
+        "waiting_per_person": 3,
+        "catch_up_hours": 6.0,
+        "catch_up_messages": 7,
+        "model": "llava-hf/llava-1.5-7b-hf",
+        "model_revision": "main",
+        "quantization": "4bit",
+        "engine_url": "http://127.0.0.1:8000/v1",
+        "engine_model": "a-model",
+        "engine_context_length": 8192,
+        "engine_max_images": 4,
+        "max_new_tokens": 256,
+        "temperature": 0.5,
+        "max_queue": 32,
+        "data_dir": Path("elsewhere"),
+        "retention_days": 30,
+        "max_image_bytes": 5_000_000,
+        "serve_host": "0.0.0.0",
+        "serve_port": 1235,
+        "idle_unload_seconds": 600.0,
+        "shutdown_grace_seconds": 10.0,
+        "log_level": "debug",
+    }
+    assert settings.remarks == ()
+    assert [sentence.partition(",")[0] for sentence in settings.renamed] == [
+        f"{PREFIX}ENGINE_MAX_PICTURES is called {PREFIX}ENGINE_MAX_IMAGES now",
+        f"{PREFIX}MAX_PICTURE_BYTES is called {PREFIX}MAX_IMAGE_BYTES now",
+    ]
+
+
+@pytest.mark.parametrize("new_is_in_file", [True, False])
+def test_the_new_name_wins_over_the_old_one_wherever_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_is_in_file: bool
+) -> None:
+    old, new = f"{PREFIX}MAX_PICTURE_BYTES", f"{PREFIX}MAX_IMAGE_BYTES"
+    in_file, outside = ((new, "2000"), (old, "3000")) if new_is_in_file else ((old, "3000"), (new, "2000"))
+    (tmp_path / ".env").write_text("=".join(in_file), encoding="utf-8")
+    monkeypatch.setenv(*outside)
+    settings = load_settings(tmp_path / ".env")
+    assert settings.max_image_bytes == 2000
+    assert settings.renamed == ()
+    [remark] = settings.remarks
+    assert remark == f"{old} is called {new} now, which is set too: the new name counts, and the old one has no effect."
+
+
+def test_old_names_are_understood_from_the_environment_and_empty_ones_are_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}MAX_PICTURE_BYTES", "2000")
+    monkeypatch.setenv(f"{PREFIX}ENGINE_MAX_PICTURES", "")
+    settings = load_settings(None)
+    assert (settings.max_image_bytes, settings.engine_max_images, settings.remarks) == (2000, 1, ())
+    assert len(settings.renamed) == 1
+
+
+def test_a_wrong_value_is_told_by_the_name_that_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}MAX_PICTURE_BYTES", "many")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    assert caught.value.problems == [f"{PREFIX}MAX_PICTURE_BYTES must be a whole number."]
