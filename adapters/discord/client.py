@@ -12,14 +12,12 @@ import discord
 from yarl import URL
 
 from adapters.discord.actions import Actions, Interaction
-from adapters.discord.api_errors import CannotEdit
 from adapters.discord.buttons import AnswerButton, ForgetButton
 from adapters.discord.destination import DIRECT
 from adapters.discord.setup import API_URL
 from adapters.discord.translate import Translator, is_automatic_message
 from adapters.dispatcher import Dispatcher
 from adapters.post import Post
-from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class Listener:
         translator: Translator,
         set_up: Callable[[], Awaitable[None]],
         when_ready: Callable[[], Coroutine[Any, Any, None]],
-        begin: Callable[[Coroutine[Any, Any, None]], None],
+        begin: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._client = client
         self._dispatcher = dispatcher
@@ -166,15 +164,6 @@ class Listener:
         async with lock:
             post = await self._translator.post(message)
             self._begin(take(post))
-
-
-async def logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except (DestinationGone, TryLater, CannotEdit):
-        log.info("Something that happened on Discord could not be dealt with: its place is gone or Discord did not answer.")
-    except Exception:
-        log.exception("Something that happened on Discord could not be dealt with.")
 
 
 def _workspace(guild_id: int | None) -> str:

@@ -26,7 +26,7 @@ def add_listeners(
     actions: Actions,
     workspace_of: Callable[[Any], Workspace],
     removed_from: Callable[[str], Coroutine[Any, Any, None]],
-    begin: Callable[[Coroutine[Any, Any, None]], None],
+    begin: Callable[[Coroutine[Any, Any, None]], object],
 ) -> None:
     """`workspace_of` takes Bolt's context, `removed_from` the id of a workspace; `begin` starts work in a task."""
 
