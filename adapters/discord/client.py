@@ -11,8 +11,8 @@ from weakref import WeakValueDictionary
 import discord
 from yarl import URL
 
-from adapters.discord.actions import Actions, Interaction
-from adapters.discord.buttons import AnswerButton, ForgetButton
+from adapters.discord.actions import Actions
+from adapters.discord.buttons import AnswerButton, ConfirmButton, Interaction
 from adapters.discord.destination import DIRECT
 from adapters.discord.setup import API_URL
 from adapters.discord.translate import Translator, is_automatic_message
@@ -100,7 +100,7 @@ class Listener:
             client.event(listener)
 
     async def setup_hook(self) -> None:
-        self._client.add_dynamic_items(AnswerButton, ForgetButton)
+        self._client.add_dynamic_items(AnswerButton, ConfirmButton)
         await self._set_up()
 
     async def on_error(self, event: str, *arguments: object) -> None:
