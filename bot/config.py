@@ -65,7 +65,7 @@ class Settings(BaseModel):
 
     platforms: dict[str, SerializeAsAny[PlatformSettings]] = Field(default_factory=dict)
     questions_per_day: int = Field(
-        0, ge=0, le=1_000_000, description="How many questions one person on Discord or Slack may ask within 24 hours; 0: no limit."
+        0, ge=0, le=1_000_000, description="How many questions one person on a chat platform may ask within 24 hours; 0: no limit."
     )
     role_questions_per_day: str = Field(
         "", description="The same for people with a certain Discord role, such as ROLE_ID=100 ROLE_ID=0; the most generous counts."
