@@ -34,4 +34,4 @@ async def until_reached(call: Callable[[], Awaitable[_T]], platform: str) -> _T:
         except TryLater as later:
             log.warning("%s could not be reached; I try again.", platform)
             seconds = next(waits)
-            await asyncio.sleep(seconds if later.retry_after_seconds is None else later.retry_after_seconds)
+            await asyncio.sleep(later.retry_after_seconds or seconds)

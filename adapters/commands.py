@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Name(StrEnum):
+class CommandName(StrEnum):
     ASK = "ask"
     RESET = "reset"
     QUOTA = "quota"
@@ -29,12 +29,12 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`description` is one line, of at most 100 characters (Discord's limit), that begins with a verb.
+    """`description` is one line, of at most 100 characters (Discord's limit).
 
     `is_about_chat`: it means the chat of the place where it is given. `has_form`: it needs more than its name, such as a picture.
     """
 
-    name: Name
+    name: CommandName
     description: str
     is_about_chat: bool = False
     has_form: bool = False
@@ -42,11 +42,11 @@ class Command:
 
 
 COMMANDS = (
-    Command(Name.ASK, "Ask about a picture", has_form=True),
-    Command(Name.RESET, "Forget the chat in this thread or direct message", is_about_chat=True),
-    Command(Name.QUOTA, "See how much you have asked, and what is left"),
+    Command(CommandName.ASK, "Ask about a picture", has_form=True),
+    Command(CommandName.RESET, "Forget the chat in this thread or direct message", is_about_chat=True),
+    Command(CommandName.QUOTA, "See how much you have asked, and what is left"),
     Command(
-        Name.FORGET,
+        CommandName.FORGET,
         "Delete everything that I have stored about you",
         confirmation=Confirmation(
             "I would delete all that I have stored about you, here and wherever else you have asked me on this platform: your "
@@ -54,7 +54,7 @@ COMMANDS = (
             "Delete all of it",
         ),
     ),
-    Command(Name.HELP, "What I can do"),
+    Command(CommandName.HELP, "What I can do"),
 )
 CONFIRMED = tuple(command for command in COMMANDS if command.confirmation is not None)
 

@@ -14,7 +14,7 @@ from typing import Any
 import discord
 
 from adapters.base import Attachment, IncomingMessage, ThreadHandler, ThreadKey
-from adapters.commands import COMMANDS, Command, Name, help_lines
+from adapters.commands import COMMANDS, Command, CommandName, help_lines
 from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.buttons import ConfirmButton, Interaction
 from adapters.discord.destination import DIRECT, TOKEN_SECONDS, Destination
@@ -196,25 +196,25 @@ class Actions:
             view.add_item(ConfirmButton(command.name))
             await self.tell(interaction, command.confirmation.question, view)
 
-    async def confirmed(self, interaction: Interaction, name: Name) -> None:
+    async def confirmed(self, interaction: Interaction, name: CommandName) -> None:
         async with translated_errors():
             await interaction.response.defer()
         sentence = await self._done(interaction, name)
         async with translated_errors():
             await interaction.edit_original_response(content=sentence, view=None)
 
-    async def _done(self, interaction: Interaction, name: Name) -> str:
+    async def _done(self, interaction: Interaction, name: CommandName) -> str:
         """Do it; returns what to say."""
         match name:
-            case Name.RESET:
+            case CommandName.RESET:
                 return await self._reset(interaction)
-            case Name.QUOTA:
+            case CommandName.QUOTA:
                 return await self._dispatcher.quota(_workspace(interaction), author_of(interaction.user))
-            case Name.FORGET:
+            case CommandName.FORGET:
                 return await self._dispatcher.forget(str(interaction.user.id))
-            case Name.HELP:
+            case CommandName.HELP:
                 return self._help
-            case Name.ASK:
+            case CommandName.ASK:
                 raise AssertionError("a question is asked in its form")
 
     async def _reset(self, interaction: Interaction) -> str:

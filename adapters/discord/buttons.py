@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, cast
 
 import discord
 
-from adapters.commands import CONFIRMED, Name
+from adapters.commands import CONFIRMED, CommandName
 from adapters.surface import Control, Page
 
 Interaction = discord.Interaction[discord.Client]
@@ -34,7 +34,7 @@ class PressHandler(Protocol):
 
     async def button(self, interaction: Interaction, control: Control, turn_id: int) -> None: ...
 
-    async def confirmed(self, interaction: Interaction, name: Name) -> None: ...
+    async def confirmed(self, interaction: Interaction, name: CommandName) -> None: ...
 
 
 class _Client(Protocol):
@@ -71,7 +71,7 @@ class ConfirmButton(
 ):
     """Under the question whether a command shall really be carried out; only who gave it sees that."""
 
-    def __init__(self, name: Name) -> None:
+    def __init__(self, name: CommandName) -> None:
         label, style = _CONFIRMATIONS[name].button, discord.ButtonStyle.danger
         super().__init__(discord.ui.Button(label=label, style=style, custom_id=f"threadsight:{name}"))
         self._name = name
@@ -80,7 +80,7 @@ class ConfirmButton(
     async def from_custom_id(
         cls, interaction: Interaction, item: discord.ui.Item[discord.ui.View], match: re.Match[str], /
     ) -> Self:
-        return cls(Name(match["name"]))
+        return cls(CommandName(match["name"]))
 
     async def callback(self, interaction: Interaction) -> None:
         handler = _press_handler(interaction)

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
-from adapters.commands import COMMANDS, Command, Name, help_lines
+from adapters.commands import COMMANDS, Command, CommandName, help_lines
 from adapters.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.post import Post
 from adapters.slack.blocks import CONFIRM_ACTIONS, Block, confirmation_blocks, plain, read_value
@@ -99,18 +99,18 @@ class Actions:
         if not is_told:
             await self._tell(workspace, channel, person.id, thread or None, sentence)
 
-    async def _done(self, name: Name, key: ThreadKey, person: Author) -> str:
+    async def _done(self, name: CommandName, key: ThreadKey, person: Author) -> str:
         """Do it, about the chat `key` if it is about a chat; returns what to say."""
         match name:
-            case Name.RESET:
+            case CommandName.RESET:
                 return await self._dispatcher.reset(key)
-            case Name.QUOTA:
+            case CommandName.QUOTA:
                 return await self._dispatcher.quota(key.workspace, person)
-            case Name.FORGET:
+            case CommandName.FORGET:
                 return await self._dispatcher.forget(person.id)
-            case Name.HELP:
+            case CommandName.HELP:
                 return HELP
-            case Name.ASK:
+            case CommandName.ASK:
                 raise AssertionError("a question is asked in its form")
 
     async def button(self, workspace: Workspace, body: Body) -> None:
@@ -170,11 +170,11 @@ class Actions:
         """/threadsight; what it says is for the person alone."""
         channel = str(body.get("channel_id") or "")
         person = Author(str(body.get("user_id") or ""), str(body.get("user_name") or ""))
-        command = _SLASHES.get(str(body.get("text") or "").strip().lower(), _COMMANDS_BY_NAME[Name.HELP])
+        command = _SLASHES.get(str(body.get("text") or "").strip().lower(), _COMMANDS_BY_NAME[CommandName.HELP])
         blocks: list[Block] | None = None
         if not self._is_allowed(workspace, person, channel):
             sentence: str | None = NOT_ALLOWED
-        elif command.name is Name.ASK:
+        elif command.name is CommandName.ASK:
             sentence = await self._refusal(workspace, person, channel)
             if sentence is None:
                 what: Body = {"channel": channel, "thread": None, "files": []}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.commands import COMMANDS, CONFIRMED, Command, Name, help_lines
+from adapters.commands import COMMANDS, CONFIRMED, Command, CommandName, help_lines
 
 
 def test_every_command_is_in_the_table_once() -> None:
-    assert [command.name for command in COMMANDS] == list(Name)
+    assert [command.name for command in COMMANDS] == list(CommandName)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -18,7 +18,7 @@ def test_a_description_is_a_line_that_discord_takes(command: Command) -> None:
 
 
 def test_what_deletes_everything_asks_first() -> None:
-    assert [command.name for command in CONFIRMED] == [Name.FORGET]
+    assert [command.name for command in CONFIRMED] == [CommandName.FORGET]
 
 
 def test_help_says_what_is_typed_for_each() -> None:

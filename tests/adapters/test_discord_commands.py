@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
-from adapters.commands import COMMANDS, Name
+from adapters.commands import COMMANDS, CommandName
 from adapters.discord.actions import (
     ALT_TEXT_QUESTION,
     MODAL_LOST,
@@ -293,12 +295,12 @@ async def test_quota_and_help() -> None:
 
 
 async def test_forget_asks_before_it_deletes() -> None:
-    async with world() as w:
+    async with world(catch_up=CatchUp(max_age=timedelta(0))) as w:  # which would ask the question again
         await w.ask()
         await w.answered()
         interaction = await w.discord.command("forget", w.channel)
         asking = await w.discord.reply_to(interaction)
-        confirmation = next(command.confirmation for command in COMMANDS if command.name is Name.FORGET)
+        confirmation = next(command.confirmation for command in COMMANDS if command.name is CommandName.FORGET)
         assert confirmation is not None
         assert asking["content"] == confirmation.question
         [[button]] = [row["components"] for row in asking["components"]]

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
-from adapters.commands import COMMANDS, Name
+from adapters.commands import COMMANDS, CommandName
 from adapters.slack.actions import HELP
 from tests.adapters.slack_world import IMAGE, SlackWorld, running, slack_world
 from tests.loopbacks.slack.state import Message
@@ -84,7 +84,7 @@ async def the_question(world: SlackWorld, how: str) -> Message:
 async def test_forgetting_waits_for_the_button_which_outlives_a_restart(world: SlackWorld, how: str) -> None:
     slack, bob = world.slack, world.slack.add_user("bob")
     asking = await the_question(world, how)
-    confirmation = next(command.confirmation for command in COMMANDS if command.name is Name.FORGET)
+    confirmation = next(command.confirmation for command in COMMANDS if command.name is CommandName.FORGET)
     assert confirmation is not None
     assert asking.shown == confirmation.question
     assert asking.buttons == [(FORGET, confirmation.button, "")]  # who presses it is all that it needs to know
