@@ -12,7 +12,7 @@ WORKDIR /src
 COPY . .
 # The wheel is built with the lock's versions of the build tools as well.
 RUN PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-    pip install -c constraints.txt '.[discord,slack,quantization,lora,postgres]' && rm -rf /src/*
+    pip install -c constraints.txt '.[all]' && rm -rf /src/*
 
 USER threadsight
 WORKDIR /data

@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := constraints.txt
-ALL_EXTRAS := discord,slack,quantization,lora,postgres,dev
+ALL_EXTRAS := all,dev
 
 # The first Python that is new enough; `make PYTHON=/path/to/python3.12 install` takes another.
 ifndef PYTHON
@@ -16,12 +16,12 @@ PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$python"; exit; fi; done; echo python3)
 endif
 
-# Running needs an extra only when the environment or .env asks for it. Only whether a variable is set is looked at.
+# Running needs an extra only when the environment or .env asks for it. Only whether a variable is set is looked at. Which variable
+# of a platform asks for which extra is in pyproject.toml, beside the extras.
 is_set = $(shell if [ -n "$${$(1):-}" ] || grep -Eqs '^[[:space:]]*(export[[:space:]]+)?$(1)[[:space:]]*=[[:space:]]*["'\'']?$(2)' .env; then echo yes; fi)
+ASKED_BY := $(shell sed -n '/^\[tool\.threadsight\.asked-by\]/,/^$$/s/^\([A-Z_]*\) = "\([a-z]*\)".*/\1:\2/p' pyproject.toml)
 RUN_EXTRAS := $(sort \
-	$(if $(call is_set,DISCORD_TOKEN,[^"'\''[:space:]#]),discord) \
-	$(if $(call is_set,SLACK_BOT_TOKEN,[^"'\''[:space:]#]),slack) \
-	$(if $(call is_set,SLACK_CLIENT_ID,[^"'\''[:space:]#]),slack) \
+	$(foreach pair,$(ASKED_BY),$(if $(call is_set,$(word 1,$(subst :, ,$(pair))),[^"'\''[:space:]#]),$(word 2,$(subst :, ,$(pair))))) \
 	$(if $(call is_set,THREADSIGHT_QUANTIZATION,[48Aa]),quantization) \
 	$(if $(call is_set,THREADSIGHT_DATABASE_URL,postgres),postgres))
 empty :=

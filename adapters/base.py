@@ -38,8 +38,7 @@ class Attachment:
     """A file that came with a message and has not been downloaded yet.
 
     `fetch(max_bytes)` downloads it; it raises `AttachmentError` when the file is larger, gone or unreachable. `size` is what the
-    platform announced, in bytes, and is not to be trusted. `link` is where it stands in the message's text, when the platform
-    resolved a link to it.
+    platform announced, in bytes, and is not to be trusted. `link` is where it stands in the message's text, when it came as one.
     """
 
     name: str
@@ -274,6 +273,10 @@ class AnnouncedAdapter(Adapter, Protocol):
 
 class AdapterError(Exception):
     """Why a platform cannot be served, as a sentence for the person who runs the program: a wrong token, a missing permission."""
+
+
+class TokenError(AdapterError):
+    """The platform does not take a token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from adapters.base import (
     Waiting,
 )
 from adapters.phrases import waiting_sentence
+from adapters.sizes import check_size
 
 HELP = """\
 Type a question and press Enter.
@@ -206,8 +207,7 @@ def _read_file(path: Path, max_bytes: int) -> bytes:
         raise AttachmentError("I may not read it") from None
     except OSError as error:
         raise AttachmentError(f"it cannot be read ({error.strerror})") from None
-    if len(data) > max_bytes:
-        raise AttachmentError(f"it is larger than {max_bytes / 1_000_000:.0f} MB")
+    check_size(len(data), max_bytes, is_all=False)
     return data
 
 

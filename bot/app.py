@@ -14,10 +14,13 @@ import logging
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from adapters.absence import CatchUp
 from adapters.base import Adapter, AnnouncedAdapter
+from adapters.platform import Host
 from bot.config import Settings
 from bot.database import StoreError
 from bot.images import FetchLink, ImageReader, fetch_public_link
@@ -113,7 +116,7 @@ async def run(
     """`threadsight run`: serve until a signal (or `stop`) says otherwise. Raises what made it end too early, as a group."""
     stop, hurry = stop or asyncio.Event(), asyncio.Event()
     if adapters is None:
-        adapters = platform_adapters(settings)
+        adapters = platform_adapters(settings.platforms, _host(settings))
     chats_over_store = open_chats(settings, settings.store_url, hurry=hurry, open_model=open_model)
     async with _only_one(settings.data_dir), chats_over_store as (chats, model):
         with _on_signals(stop, hurry):
@@ -194,6 +197,11 @@ async def passing_chats(settings: Settings, *, open_model: OpenModel = open_mode
         url = f"sqlite+aiosqlite:///{Path(folder) / 'chats.db'}"
         async with open_chats(in_passing, url, open_model=loaded) as (chats, _):
             yield chats
+
+
+def _host(settings: Settings) -> Host:
+    catch_up = CatchUp(timedelta(hours=settings.catch_up_hours), settings.catch_up_messages)
+    return Host(catch_up, settings.max_image_bytes, settings.store_url)
 
 
 def _limits(settings: Settings) -> Limits:

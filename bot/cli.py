@@ -12,8 +12,9 @@ import importlib.metadata
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from bot import platforms
 from bot.config import Settings, SettingsError, load_settings
 from model_server.bench import command as bench
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(settings: Settings) -> int:
     from bot import app
 
-    for remark in settings.remarks:
+    for remark in (*settings.renamed, *settings.remarks):
         print(f"threadsight: {remark}", file=sys.stderr)
     print(_what_is_opened(settings), file=sys.stderr, flush=True)
     await app.run(settings, lambda sentence: print(sentence, flush=True))
@@ -89,9 +90,8 @@ async def _doctor(settings: Settings) -> int:
 
 
 async def _setup(settings: Settings, options: argparse.Namespace) -> int:
-    from bot.platforms import setup_steps
-
-    print(await setup_steps(settings, options.platform, is_agent=options.agent))
+    flags = frozenset(name for name in _setup_flags(options.platform) if getattr(options, name))
+    print(await platforms.setup_steps(settings.platforms, options.platform, flags))
     return 0
 
 
@@ -133,13 +133,21 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("serve", help="serve the model alone over HTTP, for OpenAI-compatible clients")
     bench.add_arguments(commands.add_parser("bench", help="measure throughput, latency and memory on this machine"))
     commands.add_parser("doctor", help="check settings, data, model, memory, tokens and permissions, and say what to do")
-    setup = commands.add_parser("setup", help="how to bring the bot to Discord or Slack, step by step")
-    setup.add_argument("platform", choices=("discord", "slack"))
-    setup.add_argument("--agent", action="store_true", help="Slack: declare the app an agent, with a Stop button of Slack's own")
+    setup = commands.add_parser("setup", help="how to bring the bot to a platform, step by step")
+    names = setup.add_subparsers(dest="platform", required=True, metavar="PLATFORM")
+    for platform in platforms.PLATFORMS:
+        if platform.setup_steps is not None:
+            of_platform = names.add_parser(platform.name, help=f"the steps for {platform.title}")
+            for flag, meaning in platform.setup_flags.items():
+                of_platform.add_argument(f"--{flag}", action="store_true", help=meaning)
     chat = commands.add_parser("chat", help="chat about a picture in the terminal")
     chat.add_argument("image", metavar="IMAGE", help="a picture's path or http(s) link")
     chat.add_argument("question", metavar="QUESTION", nargs="?", help="print only the answer to this, and exit")
     return parser
+
+
+def _setup_flags(name: str) -> Collection[str]:
+    return next(platform.setup_flags for platform in platforms.PLATFORMS if platform.name == name)
 
 
 def _version() -> str:
@@ -159,11 +167,10 @@ def _first(group: BaseExceptionGroup) -> BaseException:
 def _fail(error: BaseException) -> int:
     """Say why the program ends. An error that is meant for people has its sentence; any other goes to the log."""
     from adapters.base import AdapterError
-    from adapters.web import WebAddressError
     from bot.database import StoreError
     from model_server.errors import ModelServerError
 
-    if isinstance(error, (AdapterError, ModelServerError, StoreError, WebAddressError)):
+    if isinstance(error, (AdapterError, ModelServerError, StoreError)):
         print(f"threadsight: {error}", file=sys.stderr)
     else:
         log.error("The program ends because of an error that it does not know.", exc_info=error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -34,9 +33,10 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         yield await asyncio.to_thread(_local_model, settings)
     else:
         yield await _remote_model(settings, settings.engine_url)
-    yield await asyncio.to_thread(_web_page, settings.web_host, settings.web_port)
-    async for finding in check_platforms(settings):
+    async for finding in check_platforms(settings.platforms):
         yield finding
+    for sentence in settings.renamed:
+        yield Finding("Settings", True, sentence)
     for remark in settings.remarks:
         yield Finding("Settings", False, remark)
 
@@ -100,19 +100,3 @@ async def _remote_model(settings: Settings, url: str) -> Finding:
     finally:
         await connection.close()
     return Finding("Model server", True, f"{url} answers with the model {served.name}.")
-
-
-def _web_page(host: str, port: int) -> Finding:
-    if port == 0:
-        return Finding("Web page", True, f"will take any free port of {host}.")
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        return Finding(
-            "Web page",
-            False,
-            f"{host}, port {port}: {error.strerror or error}. Threadsight may be running already; "
-            "else choose another THREADSIGHT_WEB_PORT.",
-        )
-    return Finding("Web page", True, f"{host}, port {port} is free.")

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from adapters.base import Attachment, AttachmentError
+from adapters.sizes import check_size
 from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url
 from model_server.images import clean_name, read_image
@@ -31,26 +32,16 @@ FetchLink = Callable[[str, int], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """Something that may turn out to be a picture. `link` is where it stands in the text, when it came that way."""
-
-    name: str
-    fetch: Callable[[int], Awaitable[bytes]] = field(repr=False)
-    size: int | None = None
-    link: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class ReadImages:
-    """What became of the candidates: `used` in order, a sentence for each that failed, the names of those not needed any more."""
+    """What became of the attachments: `used` in order, a sentence for each that failed, the names of those not needed any more."""
 
-    used: tuple[tuple[Candidate, Image], ...] = ()
+    used: tuple[tuple[Attachment, Image], ...] = ()
     failures: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
 
 async def fetch_public_link(url: str, max_bytes: int) -> bytes:
-    """Download from a public address only; raises PictureError."""
+    """Download from a public address only; raises ImageError."""
     return await fetch_image_url(url, max_bytes=max_bytes)
 
 
@@ -60,20 +51,20 @@ class ImageReader:
         self._fetch_link = fetch_link
         self._slots = asyncio.Semaphore(2)
 
-    def candidates(self, text: str, attachments: Sequence[Attachment], *, has_image: bool) -> list[Candidate]:
+    def candidates(self, text: str, attachments: Sequence[Attachment], *, has_image: bool) -> list[Attachment]:
         """Attachments, and links that end like a picture; any other link only when there is no picture yet."""
-        found = [Candidate(clean_name(item.name), item.fetch, item.size, item.link) for item in attachments]
+        found = [replace(item, name=clean_name(item.name)) for item in attachments]
         resolved = {item.link for item in attachments}
         links = [link for link in dict.fromkeys(links_in(text)) if link not in resolved]
         images = [link for link in links if _IMAGE_SUFFIX.search(urlsplit(link).path)]
         if not images and not attachments and not has_image:
             images = links
-        found += [Candidate(_link_name(link), self._fetcher(link), link=link) for link in images]
+        found += [Attachment(_link_name(link), self._fetcher(link), link=link) for link in images]
         return found
 
-    async def read(self, candidates: Sequence[Candidate], num_wanted: int) -> ReadImages:
+    async def read(self, candidates: Sequence[Attachment], num_wanted: int) -> ReadImages:
         """Try the candidates in order until `num_wanted` pictures are good."""
-        used: list[tuple[Candidate, Image]] = []
+        used: list[tuple[Attachment, Image]] = []
         failures: list[str] = []
         considered = candidates[:MAX_CANDIDATES]
         if len(candidates) > MAX_CANDIDATES:
@@ -87,14 +78,11 @@ class ImageReader:
                 failures.append(str(error))
         return ReadImages(tuple(used), tuple(failures))
 
-    async def _read_one(self, candidate: Candidate) -> Image:
-        """Raises PictureError, whatever goes wrong."""
-        if candidate.size is not None and candidate.size > self._max_bytes:
-            raise ImageError(
-                candidate.name, f"it has {_megabytes(candidate.size)}, and I take at most {_megabytes(self._max_bytes)}."
-            )
+    async def _read_one(self, candidate: Attachment) -> Image:
+        """Raises ImageError, whatever goes wrong."""
         async with self._slots:
             try:
+                check_size(candidate.size, self._max_bytes)
                 async with asyncio.timeout(_FETCH_TIMEOUT_SECONDS):
                     data = await candidate.fetch(self._max_bytes)
             except ImageError:
@@ -145,7 +133,3 @@ def join_names(names: Sequence[str]) -> str:
 def _link_name(link: str) -> str:
     parts = urlsplit(link)
     return clean_name(f"{parts.hostname}{parts.path}")
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1_000_000:.1f} MB"

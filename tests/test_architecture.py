@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,35 @@ def foreign_imports(text: str, path: str) -> list[str]:
     return [
         name for name in imported_modules(text, path) if (top := name.split(".")[0]) in ours and top not in ALLOWED_IMPORTS[own]
     ]
+
+
+def imports_within(text: str, path: str, modules: Collection[str]) -> set[str]:
+    """Which of these modules the file at `path` imports, also for types alone (`if TYPE_CHECKING`) or within a function."""
+    found = set(imported_modules(text, path))
+    folders = path.split("/")[:-1]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):  # what is imported from a package may be a module of it
+            above = folders[: len(folders) - (node.level - 1)] if node.level else []
+            package = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{package}.{alias.name}" for alias in node.names}
+    return found & set(modules)
+
+
+def import_circles(texts: Mapping[str, str]) -> list[set[str]]:
+    """The sets of modules that import each other in a circle. `texts`: by paths relative to the root."""
+    names = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in texts}
+    imports = {name: imports_within(texts[path], path, names) - {name} for name, path in names.items()}
+    reached: dict[str, set[str]] = {}
+    for name in names:
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            new = imports[todo.pop()] - seen
+            seen |= new
+            todo += new
+        reached[name] = seen
+    circles = {frozenset({name} | {other for other in reached[name] if name in reached[other]}) for name in names}
+    return sorted((set(circle) for circle in circles if len(circle) > 1), key=sorted)
 
 
 def environment_reads(text: str) -> list[int]:
@@ -119,6 +148,40 @@ def test_imports_are_a_star(source: Path) -> None:
 )
 def test_a_foreign_import_is_seen_however_it_is_written(path: str, text: str, expected: list[str]) -> None:
     assert foreign_imports(text, path) == expected
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert import_circles({name_of(path): path.read_text("utf-8") for path in SOURCES}) == []
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from bot.b import f",
+        "from bot import b",
+        "from . import b",
+        "from .b import f",
+        "import bot.b",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from bot.b import f",
+        "def f():\n    import bot.b",
+    ],
+)
+def test_a_circle_is_seen_however_it_is_written(first: str) -> None:
+    texts = {
+        "bot/__init__.py": "",
+        "bot/a.py": first,
+        "bot/b.py": "from bot.c import f",
+        "bot/c.py": "import bot.a",
+        "bot/d.py": "",
+    }
+    assert import_circles(texts) == [{"bot.a", "bot.b", "bot.c"}]
+    assert import_circles({**texts, "bot/c.py": "from bot import d"}) == []
+
+
+def test_a_package_that_imports_its_module_is_no_circle() -> None:
+    package = {"bot/p/__init__.py": "from bot.p.a import f", "bot/p/a.py": "from bot.p.b import g", "bot/p/b.py": ""}
+    assert import_circles(package) == []
+    assert import_circles({**package, "bot/p/b.py": "from bot.p import f"}) == [{"bot.p", "bot.p.a", "bot.p.b"}]
 
 
 def test_only_the_configuration_reads_the_environment(source: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from bot.config import Settings, variable_name
+from bot.config import variables
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-VARIABLES = [variable_name(field) for field in Settings.model_fields]
+VARIABLES = [variable.name for variable in variables()]
 
 
 def read(name: str) -> str:

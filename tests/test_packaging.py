@@ -40,7 +40,8 @@ def lock() -> dict[str, Version]:
 
 def declared_requirements() -> list[Requirement]:
     extras = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
-    return [Requirement(line) for line in (*PYPROJECT["build-system"]["requires"], *PROJECT["dependencies"], *extras)]
+    lines = (*PYPROJECT["build-system"]["requires"], *PROJECT["dependencies"], *extras)
+    return [requirement for line in lines if (requirement := Requirement(line)).name != PROJECT["name"]]
 
 
 def run_python(*arguments: str, cwd: Path, path: Path | None = None) -> str:
@@ -127,7 +128,7 @@ def test_wheel_holds_the_license_and_valid_metadata(wheel: Path) -> None:
         scripts = archive.read(f"{info}/entry_points.txt").decode()
         tags = email.parser.BytesParser().parsebytes(archive.read(f"{info}/WHEEL"))
     assert (metadata.name, str(metadata.version), metadata.license_expression) == (PROJECT["name"], PROJECT["version"], "MIT")
-    assert set(metadata.provides_extra or []) == {"discord", "slack", "quantization", "lora", "postgres", "dev"}
+    assert set(metadata.provides_extra or []) == set(PROJECT["optional-dependencies"])
     assert "threadsight = bot.cli:main" in scripts
     assert tags["Tag"] == "py3-none-any"
 

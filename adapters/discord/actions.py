@@ -14,8 +14,9 @@ from typing import Any
 import discord
 
 from adapters.base import Attachment, IncomingMessage, ThreadHandler, ThreadKey
+from adapters.commands import COMMANDS, Command, CommandName, help_lines
 from adapters.discord.api_errors import CannotEdit, translated_errors
-from adapters.discord.buttons import ForgetButton
+from adapters.discord.buttons import ConfirmButton, Interaction
 from adapters.discord.destination import DIRECT, TOKEN_SECONDS, Destination
 from adapters.discord.files import Downloads
 from adapters.discord.images import Source, attachments_of
@@ -31,23 +32,16 @@ PLATFORM = "discord"
 ALT_TEXT_QUESTION = "Describe this picture for somebody who cannot see it, in one or two plain sentences."
 NO_IMAGE_HERE = "I see no picture in this message. Choose a message that has one."
 NOTHING_TO_RESET = "There is no chat of ours here. Use /reset in the thread or the direct message in which we chat."
-FORGET_QUESTION = (
-    "I would delete all that I have stored about you: your questions with their pictures and answers, on all servers. "
-    "The messages here stay; they are yours to delete."
-)
 MODAL_LOST = "I was away while you wrote, and cannot read that message any more. Please choose it again."
 SOMETHING_WRONG = "Something went wrong on my side. Please try again."
 _HELP = (
     "Post a picture and mention me in the same message: I answer in a thread, and {follow}. You can also reply to a picture and "
     "mention me, send me a direct message, use `/ask`, or choose “Apps > Ask about this image” from a message's menu. "
-    "“Apps > Describe image” gives alt text that only you see.\n"
-    "Edit a question and I answer it again; delete it and I forget it. `/reset` lets me forget this chat, `/quota` says how much "
-    "you have asked, `/forget` deletes what I have stored about you."
+    "“Apps > Describe image” gives alt text that only you see. Edit a question and I answer it again; delete it and I forget it.\n"
+    + help_lines(COMMANDS, lambda command: [f"/{command.name}"])
 )
 _FOLLOW_ALL = "every message there goes on with the chat, without a mention"
 _FOLLOW_MENTIONS = "when you reply to me or mention me there, the chat goes on (I do not see other messages)"
-
-Interaction = discord.Interaction[discord.Client]
 
 
 class Actions:
@@ -67,7 +61,7 @@ class Actions:
         self._downloads = downloads
         self._client = client
         self.open_modals: set[str] = set()
-        self.help = _HELP.format(follow=_FOLLOW_ALL if has_content else _FOLLOW_MENTIONS)
+        self._help = _HELP.format(follow=_FOLLOW_ALL if has_content else _FOLLOW_MENTIONS)
 
     async def is_allowed(self, interaction: Interaction) -> bool:
         """Tells the person when not."""
@@ -196,7 +190,37 @@ class Actions:
         if sentence is not None:
             await self.tell(interaction, sentence)
 
-    async def reset(self, interaction: Interaction) -> None:
+    async def carry_out(self, interaction: Interaction, command: Command) -> None:
+        """A command without a form; asks first when the command wants that."""
+        if command.confirmation is None:
+            await self.tell(interaction, await self._done(interaction, command.name))
+        else:
+            view = discord.ui.View(timeout=None)
+            view.add_item(ConfirmButton(command.name))
+            await self.tell(interaction, command.confirmation.question, view)
+
+    async def confirmed(self, interaction: Interaction, name: CommandName) -> None:
+        async with translated_errors():
+            await interaction.response.defer()
+        sentence = await self._done(interaction, name)
+        async with translated_errors():
+            await interaction.edit_original_response(content=sentence, view=None)
+
+    async def _done(self, interaction: Interaction, name: CommandName) -> str:
+        """Do it; returns what to say."""
+        match name:
+            case CommandName.RESET:
+                return await self._reset(interaction)
+            case CommandName.QUOTA:
+                return await self._dispatcher.quota(_workspace(interaction), author_of(interaction.user))
+            case CommandName.FORGET:
+                return await self._dispatcher.forget(str(interaction.user.id))
+            case CommandName.HELP:
+                return self._help
+            case CommandName.ASK:
+                raise AssertionError("a question is asked in its form")
+
+    async def _reset(self, interaction: Interaction) -> str:
         channel = interaction.channel
         workspace, room = _workspace(interaction), str(interaction.channel_id)
         key = None
@@ -205,22 +229,7 @@ class Actions:
             key = key if await self._handler.has_chat(key) else None
         if key is None and (isinstance(channel, discord.Thread) or interaction.guild_id is None):
             key = await self._handler.latest_chat(PLATFORM, workspace, room)
-        await self.tell(interaction, NOTHING_TO_RESET if key is None else await self._dispatcher.reset(key))
-
-    async def quota(self, interaction: Interaction) -> None:
-        await self.tell(interaction, await self._dispatcher.quota(_workspace(interaction), author_of(interaction.user)))
-
-    async def offer_forgetting(self, interaction: Interaction) -> None:
-        view = discord.ui.View(timeout=None)
-        view.add_item(ForgetButton())
-        await self.tell(interaction, FORGET_QUESTION, view)
-
-    async def forget(self, interaction: Interaction) -> None:
-        async with translated_errors():
-            await interaction.response.defer()
-        sentence = await self._dispatcher.forget(str(interaction.user.id))
-        async with translated_errors():
-            await interaction.edit_original_response(content=sentence, view=None)
+        return NOTHING_TO_RESET if key is None else await self._dispatcher.reset(key)
 
 
 def _workspace(interaction: Interaction) -> str:

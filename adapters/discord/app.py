@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any
 
 import aiohttp
 import discord
 
 from adapters.absence import CatchUp
 from adapters.access import Access
+from adapters.backoff import growing_waits, until_reached
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
 from adapters.discord.actions import PLATFORM, Actions
-from adapters.discord.api_errors import quiet_log
+from adapters.discord.api_errors import CannotEdit, quiet_log
 from adapters.discord.catch_up import read_missed
-from adapters.discord.checks import NO_CONTENT, SignIn, TokenError, sign_in
-from adapters.discord.client import READY_SECONDS, AnyClient, Listener, logged, make_client, point_at
+from adapters.discord.checks import NO_CONTENT, SignIn, sign_in
+from adapters.discord.client import READY_SECONDS, AnyClient, Listener, make_client, point_at
 from adapters.discord.commands import Commands, sync
 from adapters.discord.destination import parse_destination
 from adapters.discord.files import Downloads
@@ -31,12 +30,12 @@ from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
 from adapters.surface import DestinationGone, Surface, TryLater
+from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 CHANNEL_SECONDS = 1.2  # Discord takes five writes in five seconds in a channel
 WRITES_PER_SECOND = 40.0  # and fifty requests a second in all
-_MAX_RETRY_SECONDS = 60.0
 _FATAL_CODES = {
     4004: WRONG_TOKEN,
     4010: "Discord did not take the number of my connection (shard). Please start me again.",
@@ -78,7 +77,7 @@ class DiscordAdapter:
         self.remarks: tuple[str, ...] = ()
         self._client: AnyClient | None = None
         self._has_content = True
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("Discord", (DestinationGone, TryLater, CannotEdit))
 
     # -- the dispatcher's Platform -----------------------------------------------------------------------------------------------
 
@@ -114,16 +113,14 @@ class DiscordAdapter:
             try:
                 await self._serve(handler, dispatcher, Downloads(session, self._api_url))
             finally:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await self._tasks.aclose()
                 await dispatcher.close()
                 if self._client is not None:
                     await self._client.close()
 
     async def _serve(self, handler: ThreadHandler, dispatcher: Dispatcher, downloads: Downloads) -> None:
         """A connection after the other: each ends only when Discord does not take it back."""
-        may_read_content, wait_seconds = True, 1.0
+        may_read_content, waits = True, growing_waits()
         while True:
             found = await self._sign_in()
             self._has_content = found.has_content and may_read_content
@@ -142,8 +139,7 @@ class DiscordAdapter:
             except (discord.HTTPException, discord.GatewayNotFound, aiohttp.ClientError, OSError) as error:
                 log.warning("The connection to Discord broke (%s); I try again.", type(error).__name__)
             dispatcher.offline()
-            await asyncio.sleep(wait_seconds)
-            wait_seconds = min(2 * wait_seconds, _MAX_RETRY_SECONDS)
+            await asyncio.sleep(next(waits))
 
     async def _connect(self, client: AnyClient) -> None:
         """Takes the place of the client before it once it can write; returns or raises when its connection has ended."""
@@ -180,26 +176,12 @@ class DiscordAdapter:
                 self.started.set()
             await dispatcher.online(partial(read_missed, client, translator, handler))
 
-        Listener(client, dispatcher, translator, set_up, when_ready, self._begin)
+        Listener(client, dispatcher, translator, set_up, when_ready, self._tasks.begin)
         return client
 
     async def _sign_in(self) -> SignIn:
         """Raises AdapterError. While Discord cannot be reached, it is tried again."""
-        seconds = 1.0
-        while True:
-            try:
-                return await sign_in(self._token, self._api_url)
-            except TokenError as error:
-                raise AdapterError(str(error)) from error
-            except TryLater as later:
-                log.warning("Discord could not be reached; I try again.")
-                await asyncio.sleep(later.retry_after_seconds or seconds)
-                seconds = min(2 * seconds, _MAX_RETRY_SECONDS)
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        return await until_reached(lambda: sign_in(self._token, self._api_url), "Discord")
 
 
 def _where(client: discord.Client) -> str:

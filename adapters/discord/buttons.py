@@ -1,16 +1,20 @@
-"""The buttons under an answer. What they mean stands in their ids, so that they work after a restart and a week later."""
+"""Buttons under answers and questions. What they mean is in their ids, so that they work after a restart and a week later.
+
+What happens then is the business of whoever the client has as `actions`; a button finds it there when it is pressed.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Self, cast
+from collections.abc import Coroutine
+from typing import Any, Protocol, Self, cast
 
 import discord
 
+from adapters.commands import CONFIRMED, CommandName
 from adapters.surface import Control, Page
 
-if TYPE_CHECKING:
-    from adapters.discord.client import ThreadsightClient
+Interaction = discord.Interaction[discord.Client]
 
 _LOOKS: dict[Control, tuple[str | None, str | None]] = {  # label, emoji
     Control.STOP: ("Stop", None),
@@ -19,6 +23,26 @@ _LOOKS: dict[Control, tuple[str | None, str | None]] = {  # label, emoji
     Control.NOT_HELPFUL: (None, "👎"),
 }
 _CONTROLS = "|".join(Control)
+_CONFIRMATIONS = {command.name: command.confirmation for command in CONFIRMED if command.confirmation is not None}
+
+
+class PressHandler(Protocol):
+    """Deals with what was pressed."""
+
+    async def reported(self, interaction: Interaction, work: Coroutine[Any, Any, None]) -> None:
+        """Do this work, and tell the person if it fails."""
+
+    async def button(self, interaction: Interaction, control: Control, turn_id: int) -> None: ...
+
+    async def confirmed(self, interaction: Interaction, name: CommandName) -> None: ...
+
+
+class _Client(Protocol):
+    actions: PressHandler
+
+
+def _press_handler(interaction: Interaction) -> PressHandler:
+    return cast("_Client", interaction.client).actions
 
 
 class AnswerButton(
@@ -33,33 +57,34 @@ class AnswerButton(
 
     @classmethod
     async def from_custom_id(
-        cls, interaction: discord.Interaction[discord.Client], item: discord.ui.Item[discord.ui.View], match: re.Match[str], /
+        cls, interaction: Interaction, item: discord.ui.Item[discord.ui.View], match: re.Match[str], /
     ) -> Self:
         return cls(Control(match["control"]), int(match["turn_id"]))
 
-    async def callback(self, interaction: discord.Interaction[discord.Client]) -> None:
-        actions = cast("ThreadsightClient", interaction.client).actions
-        await actions.reported(interaction, actions.button(interaction, self._control, self._turn_id))
+    async def callback(self, interaction: Interaction) -> None:
+        handler = _press_handler(interaction)
+        await handler.reported(interaction, handler.button(interaction, self._control, self._turn_id))
 
 
-class ForgetButton(discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]], template=r"threadsight:forget"):
-    """Under the question whether all should be deleted; only who asked sees it."""
+class ConfirmButton(
+    discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]], template=rf"threadsight:(?P<name>{'|'.join(_CONFIRMATIONS)})"
+):
+    """Under the question whether a command shall really be carried out; only who gave it sees that."""
 
-    def __init__(self) -> None:
-        button: discord.ui.Button[discord.ui.View] = discord.ui.Button(
-            label="Delete all of it", style=discord.ButtonStyle.danger, custom_id="threadsight:forget"
-        )
-        super().__init__(button)
+    def __init__(self, name: CommandName) -> None:
+        label, style = _CONFIRMATIONS[name].button, discord.ButtonStyle.danger
+        super().__init__(discord.ui.Button(label=label, style=style, custom_id=f"threadsight:{name}"))
+        self._name = name
 
     @classmethod
     async def from_custom_id(
-        cls, interaction: discord.Interaction[discord.Client], item: discord.ui.Item[discord.ui.View], match: re.Match[str], /
+        cls, interaction: Interaction, item: discord.ui.Item[discord.ui.View], match: re.Match[str], /
     ) -> Self:
-        return cls()
+        return cls(CommandName(match["name"]))
 
-    async def callback(self, interaction: discord.Interaction[discord.Client]) -> None:
-        actions = cast("ThreadsightClient", interaction.client).actions
-        await actions.reported(interaction, actions.forget(interaction))
+    async def callback(self, interaction: Interaction) -> None:
+        handler = _press_handler(interaction)
+        await handler.reported(interaction, handler.confirmed(interaction, self._name))
 
 
 def _custom_id(control: Control, turn_id: int) -> str:

@@ -16,7 +16,7 @@ import aiohttp
 import discord
 from yarl import URL
 
-from adapters.base import Finding
+from adapters.base import Finding, TokenError
 from adapters.discord.setup import API_URL, PORTAL, WRONG_TOKEN, invite_link, is_token, missing_permissions
 from adapters.surface import TryLater
 
@@ -28,10 +28,6 @@ NO_CONTENT = (
     "The Message Content Intent is off, so I only see messages that mention me or reply to me. "
     f"Switch it on at {PORTAL}, under “Bot”, “Privileged Gateway Intents”, and start me again."
 )
-
-
-class TokenError(Exception):
-    """Discord did not let the bot in; the text is a sentence for the person who runs the program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,12 @@ from typing import Any
 import discord
 from yarl import URL
 
-from adapters.discord.actions import Actions, Interaction
-from adapters.discord.api_errors import CannotEdit
-from adapters.discord.buttons import AnswerButton, ForgetButton
+from adapters.discord.actions import Actions
+from adapters.discord.buttons import AnswerButton, ConfirmButton, Interaction
 from adapters.discord.destination import DIRECT
 from adapters.discord.setup import API_URL
 from adapters.discord.translate import Translator, is_automatic_message
 from adapters.dispatcher import Dispatcher
-from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ class Listener:
         translator: Translator,
         set_up: Callable[[], Awaitable[None]],
         when_ready: Callable[[], Coroutine[Any, Any, None]],
-        begin: Callable[[Coroutine[Any, Any, None]], None],
+        begin: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._client = client
         self._dispatcher = dispatcher
@@ -98,7 +96,7 @@ class Listener:
             client.event(listener)
 
     async def setup_hook(self) -> None:
-        self._client.add_dynamic_items(AnswerButton, ForgetButton)
+        self._client.add_dynamic_items(AnswerButton, ConfirmButton)
         await self._set_up()
 
     async def on_error(self, event: str, *arguments: object) -> None:
@@ -151,15 +149,6 @@ class Listener:
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         for room in (*guild.channels, *guild.threads):
             self._dispatcher.room_gone(str(guild.id), str(room.id))
-
-
-async def logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except (DestinationGone, TryLater, CannotEdit):
-        log.info("Something that happened on Discord could not be dealt with: its place is gone or Discord did not answer.")
-    except Exception:
-        log.exception("Something that happened on Discord could not be dealt with.")
 
 
 def _workspace(guild_id: int | None) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from typing import Any
 
 import discord
 from discord import app_commands
 
 from adapters.base import ThreadHandler
-from adapters.discord.actions import PLATFORM, Actions, Interaction
+from adapters.commands import COMMANDS, Command
+from adapters.discord.actions import PLATFORM, Actions
+from adapters.discord.buttons import Interaction
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +36,9 @@ class Commands(app_commands.CommandTree[discord.Client]):
 
 
 def _declare(tree: Commands, actions: Actions) -> None:
-    @tree.command(description="Ask about a picture")
-    @app_commands.describe(image="The picture", question="What you want to know; without it I describe the picture")
-    async def ask(interaction: Interaction, image: discord.Attachment, question: app_commands.Range[str, 0, 2_000] = "") -> None:
-        await actions.ask_about_file(interaction, image, question)
-
-    @tree.command(description="Forget the chat in this thread or direct message")
-    async def reset(interaction: Interaction) -> None:
-        await actions.reset(interaction)
-
-    @tree.command(description="See how much you have asked, and what is left")
-    async def quota(interaction: Interaction) -> None:
-        await actions.quota(interaction)
-
-    @tree.command(description="Delete everything that I have stored about you")
-    async def forget(interaction: Interaction) -> None:
-        await actions.offer_forgetting(interaction)
-
-    @tree.command(name="help", description="What I can do")
-    async def show_help(interaction: Interaction) -> None:
-        await actions.tell(interaction, actions.help)
+    for command in COMMANDS:
+        callback = _asking(actions) if command.has_form else _carrying_out(actions, command)
+        tree.command(name=command.name.value, description=command.description)(callback)
 
     @tree.context_menu(name="Ask about this image")
     async def ask_about_message(interaction: Interaction, message: discord.Message) -> None:
@@ -61,6 +47,21 @@ def _declare(tree: Commands, actions: Actions) -> None:
     @tree.context_menu(name="Describe image")
     async def describe(interaction: Interaction, message: discord.Message) -> None:
         await actions.describe(interaction, message)
+
+
+def _asking(actions: Actions) -> Any:
+    @app_commands.describe(image="The picture", question="What you want to know; without it I describe the picture")
+    async def ask(interaction: Interaction, image: discord.Attachment, question: app_commands.Range[str, 0, 2_000] = "") -> None:
+        await actions.ask_about_file(interaction, image, question)
+
+    return ask
+
+
+def _carrying_out(actions: Actions, command: Command) -> Any:
+    async def carry_out(interaction: Interaction) -> None:
+        await actions.carry_out(interaction, command)
+
+    return carry_out
 
 
 async def sync(tree: Commands, handler: ThreadHandler, application_id: int) -> None:

@@ -9,25 +9,35 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import discord
 
 from adapters.base import Attachment
-
-if TYPE_CHECKING:
-    from adapters.discord.actions import Actions, Interaction
+from adapters.discord.buttons import Interaction
 
 # "window" is what earlier versions called it, and modals stay open over an upgrade.
 _ID = re.compile(r"threadsight:window:(?P<message>\d{1,20}):[0-9a-f]{8}")
 _OPEN_SECONDS = 3_600.0  # afterwards the message is read once more
 
 
+class QuestionHandler(Protocol):
+    """Deals with what was written. `open_modals` are the ids of those that are known to this program."""
+
+    open_modals: set[str]
+
+    async def is_allowed(self, interaction: Interaction) -> bool: ...
+
+    async def ask(self, interaction: Interaction, attachments: Sequence[Attachment], question: str) -> None: ...
+
+    async def report(self, interaction: Interaction, error: BaseException) -> None: ...
+
+
 class QuestionModal(discord.ui.Modal):
-    def __init__(self, actions: Actions, message: discord.Message, images: Sequence[Attachment]) -> None:
+    def __init__(self, handler: QuestionHandler, message: discord.Message, images: Sequence[Attachment]) -> None:
         custom_id = f"threadsight:window:{message.id}:{secrets.token_hex(4)}"
         super().__init__(title="Ask about this image", timeout=_OPEN_SECONDS, custom_id=custom_id)
-        self._actions = actions
+        self._handler = handler
         self._images = images
         self._question: discord.ui.TextInput[QuestionModal] = discord.ui.TextInput(
             style=discord.TextStyle.paragraph, required=False, max_length=2_000, placeholder="What is in this picture?"
@@ -35,14 +45,14 @@ class QuestionModal(discord.ui.Modal):
         self.add_item(discord.ui.Label(text="Your question", component=self._question))
 
     async def on_submit(self, interaction: Interaction, /) -> None:
-        if await self._actions.is_allowed(interaction):
-            await self._actions.ask(interaction, self._images, self._question.value)
+        if await self._handler.is_allowed(interaction):
+            await self._handler.ask(interaction, self._images, self._question.value)
 
     async def on_error(self, interaction: Interaction, error: Exception, /) -> None:  # type: ignore[override] # as in Modal
-        await self._actions.report(interaction, error)
+        await self._handler.report(interaction, error)
 
     async def on_timeout(self) -> None:
-        self._actions.open_modals.discard(self.custom_id)
+        self._handler.open_modals.discard(self.custom_id)
 
 
 def message_of(custom_id: str) -> int | None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import html
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+import aiohttp
 
 from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
 from adapters.bounded import BoundedSet
+from adapters.commands import COMMANDS, Command, CommandName, help_lines
 from adapters.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.post import Post
-from adapters.slack.blocks import plain, read_value
+from adapters.slack.blocks import CONFIRM_ACTIONS, Block, confirmation_blocks, plain, read_value
 from adapters.slack.destination import Destination
 from adapters.slack.setup import COMMAND
 from adapters.slack.surface import SlackSurface
-from adapters.slack.translate import Translator, message_id
+from adapters.slack.translate import WORDS, Translator, message_id
 from adapters.slack.workspaces import Refused, Workspace, Workspaces, translated_errors
 from adapters.surface import Control, DestinationGone, TryLater
 
@@ -27,15 +30,26 @@ ASK_VIEW = "threadsight_ask"
 _QUESTION, _IMAGES = "question", "pictures"
 _MAX_FILES = 10
 _NOT_HERE = "I am not a member of this channel. Invite me with /invite and ask again, or send me a direct message."
+_COMMANDS_BY_NAME = {command.name: command for command in COMMANDS}
+_SLASHES = {command.name.value: command for command in COMMANDS if not command.is_about_chat}
+
+
+def _forms_of(command: Command) -> list[str]:
+    words = [word for word, meant in WORDS.items() if meant is command]
+    return words + [f"{COMMAND} {word}" for word, meant in _SLASHES.items() if meant is command]
+
+
 HELP = (
     "Post a picture and mention me in the same message: I answer in its thread, and every reply there goes on with the chat, "
-    "without a mention. You can also send me a direct message, or choose “Ask about this image” from a message's menu.\n"
-    "Write `!reset` in a thread to start anew, `!quota` to see how much you have asked, `!forget` to delete what I have stored "
-    f"about you, and `!help` for this. Outside of threads there is `{COMMAND} ask`, `{COMMAND} quota` and `{COMMAND} forget`. "
-    "Edit a question and I answer it again; delete it and I forget it."
+    "without a mention. You can also send me a direct message, or choose “Ask about this image” from a message's menu. "
+    "Edit a question and I answer it again; delete it and I forget it.\n"
+    f"{help_lines(COMMANDS, _forms_of)}\n"
+    f"What begins with ! is for threads and direct messages, {COMMAND} for everywhere else."
 )
 
 Body = Mapping[str, Any]
+Respond = Callable[..., Awaitable[Any]]
+"""Bolt's: answers an interaction by its own address (https://docs.slack.dev/interactivity/handling-user-interaction)."""
 
 
 class Actions:
@@ -57,20 +71,44 @@ class Actions:
 
     async def run_word(self, post: Post) -> None:
         """The message was one of our !words, in a thread of ours or said to us."""
+        command = WORDS[post.text.strip().lower()]
         key = ThreadKey(PLATFORM, post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2])
         workspace = await self._workspaces.find(post.workspace)
-        match post.text.strip().lower():
-            case "!reset":
-                if post.thread is None and post.is_direct:
-                    key = await self._handler.latest_chat(PLATFORM, post.workspace, post.channel) or key
-                sentence = await self._dispatcher.reset(key)
-            case "!forget":
-                sentence = await self._dispatcher.forget(post.author.id)
-            case "!quota":
-                sentence = await self._dispatcher.quota(post.workspace, post.author)
-            case _:
-                sentence = HELP
-        await self._tell(workspace, post.channel, post.author.id, key.thread if post.thread else None, sentence)
+        if command.is_about_chat and post.thread is None and post.is_direct:
+            key = await self._handler.latest_chat(PLATFORM, post.workspace, post.channel) or key
+        blocks = confirmation_blocks(command)
+        sentence = await self._done(command.name, key, post.author) if blocks is None else _question_of(command)
+        await self._tell(workspace, post.channel, post.author.id, post.thread, sentence, blocks)
+
+    async def confirmed(self, workspace: Workspace, body: Body, respond: Respond) -> None:
+        """The button under the question whether a command shall really be carried out; what it did takes the question's place."""
+        name = CONFIRM_ACTIONS.get(str((body.get("actions") or [{}])[0].get("action_id") or ""))
+        if name is None:
+            return
+        container, person = body.get("container") or {}, _person(body)
+        channel = str((body.get("channel") or {}).get("id") or container.get("channel_id") or "")
+        thread = str(container.get("thread_ts") or "")
+        sentence = await self._done(name, ThreadKey(PLATFORM, workspace.id, channel, thread), person)
+        try:
+            is_told = (await respond(text=html.escape(sentence, quote=False), replace_original=True)).status_code == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            is_told = False
+        if not is_told:
+            await self._tell(workspace, channel, person.id, thread or None, sentence)
+
+    async def _done(self, name: CommandName, key: ThreadKey, person: Author) -> str:
+        """Do it, about the chat `key` if it is about a chat; returns what to say."""
+        match name:
+            case CommandName.RESET:
+                return await self._dispatcher.reset(key)
+            case CommandName.QUOTA:
+                return await self._dispatcher.quota(key.workspace, person)
+            case CommandName.FORGET:
+                return await self._dispatcher.forget(person.id)
+            case CommandName.HELP:
+                return HELP
+            case CommandName.ASK:
+                raise AssertionError("a question is asked in its form")
 
     async def button(self, workspace: Workspace, body: Body) -> None:
         """Stop, Regenerate, or a rating."""
@@ -125,28 +163,25 @@ class Actions:
             refusal = "I see no picture in this message. Choose a message that has one."
         await self._open_view(workspace, body, what, refusal, asks_for_files=False)
 
-    async def command(self, workspace: Workspace, body: Body) -> str | None:
-        """/threadsight; returns a sentence for the person alone."""
-        channel, person = (
-            str(body.get("channel_id") or ""),
-            Author(str(body.get("user_id") or ""), str(body.get("user_name") or "")),
-        )
+    async def command(self, workspace: Workspace, body: Body, respond: Respond) -> None:
+        """/threadsight; what it says is for the person alone."""
+        channel = str(body.get("channel_id") or "")
+        person = Author(str(body.get("user_id") or ""), str(body.get("user_name") or ""))
+        command = _SLASHES.get(str(body.get("text") or "").strip().lower(), _COMMANDS_BY_NAME[CommandName.HELP])
+        blocks: list[Block] | None = None
         if not self._is_allowed(workspace, person, channel):
-            return NOT_ALLOWED
-        match str(body.get("text") or "").strip().lower():
-            case "quota":
-                return await self._dispatcher.quota(workspace.id, person)
-            case "forget":
-                return await self._dispatcher.forget(person.id)
-            case "ask":
-                refusal = await self._refusal(workspace, person, channel)
-                if refusal is None:
-                    await self._open_view(
-                        workspace, body, {"channel": channel, "thread": None, "files": []}, None, asks_for_files=True
-                    )
-                return refusal
-            case _:
-                return HELP
+            sentence: str | None = NOT_ALLOWED
+        elif command.name is CommandName.ASK:
+            sentence = await self._refusal(workspace, person, channel)
+            if sentence is None:
+                what: Body = {"channel": channel, "thread": None, "files": []}
+                await self._open_view(workspace, body, what, None, asks_for_files=True)
+        elif (blocks := confirmation_blocks(command)) is not None:
+            sentence = _question_of(command)
+        else:
+            sentence = await self._done(command.name, ThreadKey(PLATFORM, workspace.id, channel, ""), person)
+        if sentence is not None:
+            await respond(text=html.escape(sentence, quote=False), blocks=blocks, response_type="ephemeral")
 
     async def answer_question(self, workspace: Workspace, body: Body) -> None:
         """The modal was sent off: ask in the message's thread, or in a thread of its own."""
@@ -234,18 +269,32 @@ class Actions:
         except (DestinationGone, TryLater, Refused) as error:
             log.warning("A modal on Slack could not be opened (%s).", error or type(error).__name__)
 
-    async def _tell(self, workspace: Workspace, channel: str, user_id: str, thread: str | None, sentence: str) -> None:
-        """For this person alone; in a direct message that is everybody."""
+    async def _tell(
+        self,
+        workspace: Workspace,
+        channel: str,
+        user_id: str,
+        thread: str | None,
+        sentence: str,
+        blocks: list[Block] | None = None,
+    ) -> None:
+        """For this person alone; in a direct message that is everybody. `blocks` are shown in place of the sentence."""
         text = html.escape(sentence, quote=False)
         try:
             async with translated_errors():
                 if channel.startswith("D"):
-                    sent = await workspace.writing.chat_postMessage(channel=channel, thread_ts=thread, text=text)
+                    sent = await workspace.writing.chat_postMessage(channel=channel, thread_ts=thread, text=text, blocks=blocks)
                     self._posted.add(f"{workspace.id}/{channel}:{sent['ts']}")
                 else:
-                    await workspace.writing.chat_postEphemeral(channel=channel, user=user_id, thread_ts=thread, text=text)
+                    await workspace.writing.chat_postEphemeral(
+                        channel=channel, user=user_id, thread_ts=thread, text=text, blocks=blocks
+                    )
         except (DestinationGone, TryLater, Refused) as error:
             log.info("A sentence for one person on Slack could not be sent (%s).", error or type(error).__name__)
+
+
+def _question_of(command: Command) -> str:
+    return "" if command.confirmation is None else command.confirmation.question
 
 
 def _person(body: Body) -> Author:

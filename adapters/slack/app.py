@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -21,14 +21,15 @@ from slack_bolt.async_app import AsyncApp
 
 from adapters.absence import CatchUp
 from adapters.access import Access
-from adapters.base import AdapterError, ThreadHandler, ThreadKey
+from adapters.backoff import until_reached
+from adapters.base import AdapterError, ThreadHandler, ThreadKey, TokenError
 from adapters.bounded import BoundedSet
 from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
 from adapters.slack.actions import PLATFORM, Actions
 from adapters.slack.catch_up import read_missed
-from adapters.slack.checks import INSTALL_AGAIN, TokenError, about_scope, open_connection, sign_in
+from adapters.slack.checks import INSTALL_AGAIN, about_scope, open_connection, sign_in
 from adapters.slack.connection import Socket
 from adapters.slack.destination import Destination, parse_destination
 from adapters.slack.events import Events
@@ -39,14 +40,14 @@ from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator
 from adapters.slack.workspaces import FromMemory, Workspace, Workspaces, sdk_log, web_client
-from adapters.surface import DestinationGone, Surface, TryLater
+from adapters.surface import DestinationGone, Surface
+from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 1.0  # for what has come in last
 CHANNEL_SECONDS = 1.0  # chat.postMessage: about one a second in each channel
 WRITES_PER_SECOND = 1.6  # chat.appendStream: 100 in a minute
-_MAX_RETRY_SECONDS = 60.0
 _MAX_POSTED = 10_000  # messages that we know to be ours, so that one whose confirmation was lost can be told from them
 _NEEDED_SCOPES = frozenset({"app_mentions:read", "chat:write"})
 
@@ -74,7 +75,6 @@ class SlackAdapter:
         database_url: str | None = None,
         access: Access | None = None,
         catch_up: CatchUp | None = None,
-        max_image_bytes: int | None = None,
     ) -> None:
         self._bot_token = bot_token
         self._app_token = app_token
@@ -85,14 +85,14 @@ class SlackAdapter:
         self._database_url = database_url
         self._access = access or Access()
         self._catch_up = catch_up or CatchUp()
-        self._max_image_bytes = max_image_bytes
         self.started = asyncio.Event()
         self.where = ""
         self.remarks: tuple[str, ...] = ()
         self._workspaces = Workspaces(api_url)
         self._posted: BoundedSet[str] = BoundedSet(_MAX_POSTED)
         self._actions: Actions | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("Slack")
+        self._removing = asyncio.Lock()
         self._bolt: AsyncApp | None = None
 
     # -- the dispatcher's Platform -----------------------------------------------------------------------------------------------
@@ -132,10 +132,10 @@ class SlackAdapter:
                 self._workspaces = Workspaces(self._api_url, installations.find)
                 self.where = "Slack, in every workspace that installs me"
             if self._mode == "socket":
-                await _until_reached(lambda: open_connection(self._app_token or "", self._api_url))
+                await until_reached(lambda: open_connection(self._app_token or "", self._api_url), "Slack")
             pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
             dispatcher = Dispatcher(self, handler, pace, access=self._access, catch_up=self._catch_up)
-            translator = Translator(Files(session, self._api_url, self._max_image_bytes))
+            translator = Translator(Files(session, self._api_url))
             try:
                 async with self._listening(dispatcher, handler, translator, installations) as connect:
                     await connect()
@@ -146,11 +146,7 @@ class SlackAdapter:
 
     async def _finish(self, dispatcher: Dispatcher) -> None:
         self._bolt = None
-        if self._tasks:  # most end at once; one that is cut off in the database leaves that connection's thread behind
-            await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose(FINISH_SECONDS)  # one that is cut off in the database leaves that connection's thread behind
         await dispatcher.close()
 
     @contextlib.asynccontextmanager
@@ -170,10 +166,10 @@ class SlackAdapter:
             attaching_conversation_kwargs_enabled=False,  # ours take none, and it fails on some events
             logger=sdk_log,
         )
-        add_listeners(bolt, events, actions, self._workspace, partial(self._removed_from, installations), self._begin)
+        add_listeners(bolt, events, actions, self._workspace, partial(self._removed_from, installations), self._tasks.begin)
 
         def on_connected() -> None:
-            self._begin(dispatcher.online(partial(self._read_missed, translator, installations)))
+            self._tasks.begin(dispatcher.online(partial(self._read_missed, translator, installations)))
 
         if self._mode == "http":
 
@@ -190,15 +186,18 @@ class SlackAdapter:
 
     async def _removed_from(self, installations: Installations | None, team_id: str) -> None:
         """Forget a workspace's token when Slack does not take it any more: it may be news of before it was installed again."""
-        bot = None if installations is None else await installations.find(team_id)
-        if installations is None or bot is None or bot.bot_token is None:
+        if installations is None:
             return
-        try:
-            await sign_in(bot.bot_token, self._api_url)
-        except TokenError:
-            await installations.forget(team_id)
-            self._workspaces.forget(team_id)
-            log.info("The app was removed from a workspace on Slack; its token is forgotten.")
+        async with self._removing:  # Slack tells it twice, and the second time must not undo a new installation
+            bot = await installations.find(team_id)
+            if bot is None or bot.bot_token is None:
+                return
+            try:
+                await sign_in(bot.bot_token, self._api_url)
+            except TokenError:
+                await installations.forget(team_id)
+                self._workspaces.forget(team_id)
+                log.info("The app was removed from a workspace on Slack; its token is forgotten.")
 
     def _workspace(self, context: Any) -> Workspace:
         """Where it happened: the workspace in which we are installed, also when the message came from another one's channel."""
@@ -242,7 +241,7 @@ class SlackAdapter:
         """Raises AdapterError. While Slack cannot be reached, it is tried again."""
         if self._bot_token is None:
             raise AdapterError("Slack needs SLACK_BOT_TOKEN, or SLACK_CLIENT_ID and SLACK_CLIENT_SECRET for several workspaces.")
-        found = await _until_reached(lambda: sign_in(self._bot_token or "", self._api_url))
+        found = await until_reached(lambda: sign_in(self._bot_token or "", self._api_url), "Slack")
         needed = sorted(_NEEDED_SCOPES & set(found.missing_scopes))
         if needed:
             raise AdapterError(" ".join([*(about_scope(scope) for scope in needed), INSTALL_AGAIN]))
@@ -259,30 +258,3 @@ class SlackAdapter:
                     workspaces.append(await self._workspaces.find(team_id))
         missed = await asyncio.gather(*(read_missed(workspace, translator, since) for workspace in workspaces))
         return [post for posts in missed for post in posts]
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(_logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _until_reached(call: Any) -> Any:
-    seconds = 1.0
-    while True:
-        try:
-            return await call()
-        except TokenError as error:
-            raise AdapterError(str(error)) from error
-        except TryLater as later:
-            log.warning("Slack could not be reached; trying again.")
-            await asyncio.sleep(later.retry_after_seconds or seconds)
-            seconds = min(2 * seconds, _MAX_RETRY_SECONDS)
-
-
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except (DestinationGone, TryLater):
-        log.info("Something that happened on Slack could not be dealt with: its place is gone or Slack did not answer.")
-    except Exception:
-        log.exception("Something that happened on Slack could not be dealt with.")

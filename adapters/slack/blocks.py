@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapters.commands import CONFIRMED, Command
 from adapters.slack.markup import harmless
 from adapters.surface import Control, Page
 
 RATE_ACTION = "threadsight_rate"
 STOP_ACTION = "threadsight_stop"
 REGENERATE_ACTION = "threadsight_regenerate"
+CONFIRM_ACTIONS = {f"threadsight_{command.name}": command.name for command in CONFIRMED}
 _MAX_CONTEXT_CHARS = 2_000
 
 Block = dict[str, Any]
@@ -37,6 +39,15 @@ def foot_blocks(page: Page) -> list[Block]:
     if buttons:
         blocks.append({"type": "actions", "elements": buttons})
     return blocks
+
+
+def confirmation_blocks(command: Command) -> list[Block] | None:
+    """The question whether a command shall really be carried out; the button carries nothing but its id. None: it needs none."""
+    if command.confirmation is None:
+        return None
+    action_id = next(action_id for action_id, name in CONFIRM_ACTIONS.items() if name is command.name)
+    button = {"type": "button", "action_id": action_id, "style": "danger", "text": plain(command.confirmation.button)}
+    return [{"type": "section", "text": plain(command.confirmation.question)}, {"type": "actions", "elements": [button]}]
 
 
 def plain(text: str) -> Block:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
-from adapters.base import Finding
+from adapters.base import Finding, TokenError
 from adapters.slack.setup import INSTALL_PATH, SCOPES
 from adapters.slack.workspaces import Refused, translated_errors, web_client, word_of
 from adapters.surface import DestinationGone, TryLater
@@ -23,10 +23,6 @@ INSTALL_AGAIN = (
 _WRONG_TOKEN = frozenset(
     {"invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "not_allowed_token_type", "no_permission"}
 )
-
-
-class TokenError(Exception):
-    """A token that Slack does not take, as a sentence for the person who runs the program."""
 
 
 @dataclass(frozen=True, slots=True)

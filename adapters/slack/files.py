@@ -1,7 +1,6 @@
-"""Pictures that came with a Slack message, downloaded with the bot's token, in bounded size and time.
+"""Pictures that came with a Slack message, downloaded with the bot's token, which goes to Slack's own hosts only.
 
-The token goes to Slack's own hosts only, redirects included, and addresses are never logged. A download that the token may not make
-ends with status 200 and a sign-in page: that is told as what it is.
+A download that the token may not make ends with status 200 and a sign-in page: that is told as what it is.
 """
 
 from __future__ import annotations
@@ -15,12 +14,10 @@ import aiohttp
 from yarl import URL
 
 from adapters.base import Attachment, AttachmentError
+from adapters.downloads import DOWNLOAD_SECONDS, Downloader, same_origin
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
 from adapters.surface import DestinationGone, TryLater
 
-DOWNLOAD_SECONDS = 60.0
-_MAX_REDIRECTS = 3
-_CHUNK_BYTES = 64 * 1024
 _SIGN_IN_PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
 _NO_RIGHT = (
     "Slack did not let me read it: I lack the right to read files here. Whoever installed me can add the scope files:read and "
@@ -46,14 +43,18 @@ class Files:
         self,
         session: aiohttp.ClientSession,
         api_url: str | None,
-        max_image_bytes: int | None = None,
         *,
         download_seconds: float = DOWNLOAD_SECONDS,
     ) -> None:
-        self._session = session
-        self._max_image_bytes = max_image_bytes
-        self._api_origin = None if api_url is None else URL(api_url).origin()
-        self._download_seconds = download_seconds
+        self._api = None if api_url is None else URL(api_url)
+        self._downloader = Downloader(
+            session,
+            "Slack",
+            self._is_slacks,
+            outside=_REASONS["external"],
+            refusal=_refusal,
+            download_seconds=download_seconds,
+        )
 
     async def attachments(self, workspace: Workspace, files: Iterable[Event]) -> tuple[Attachment, ...]:
         """One per file, in order. Files of which the event tells too little are looked up."""
@@ -76,58 +77,28 @@ class Files:
             return _unusable(file, "Slack does not show it to me")
 
         async def fetch(max_bytes: int) -> bytes:
-            return await self._fetch(workspace.token, str(address), min(max_bytes, self._max_image_bytes or max_bytes))
+            return await self._fetch(workspace.token, str(address), max_bytes)
 
         size = file.get("size")
         return Attachment(name_of(file), fetch, size if isinstance(size, int) else None)
 
     async def _fetch(self, token: str, address: str, max_bytes: int) -> bytes:
-        try:
-            async with asyncio.timeout(self._download_seconds):
-                return await self._download(token, URL(address), max_bytes)
-        except TimeoutError:
-            raise AttachmentError("the download took too long") from None
-        except aiohttp.ClientPayloadError:
-            raise AttachmentError("the download broke off") from None
-        except (aiohttp.ClientError, OSError, ValueError):
-            raise AttachmentError("I could not reach Slack to download it") from None
-
-    async def _download(self, token: str, url: URL, max_bytes: int) -> bytes:
-        for _ in range(_MAX_REDIRECTS + 1):
-            if not self._is_slacks(url):
-                raise AttachmentError(_REASONS["external"])
-            headers = {"Authorization": f"Bearer {token}"}
-            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-                if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                    url = url.join(URL(response.headers["Location"]))
-                    continue
-                return await _read(response, max_bytes)
-        raise AttachmentError("Slack sent me in circles")
+        found = await self._downloader.fetch(address, max_bytes, {"Authorization": f"Bearer {token}"})
+        if found.content_type == "text/html" or _SIGN_IN_PAGE.match(found.data):
+            raise AttachmentError(_NO_RIGHT)
+        return found.data
 
     def _is_slacks(self, url: URL) -> bool:
-        if self._api_origin is not None and url.is_absolute() and url.origin() == self._api_origin:
+        if self._api is not None and same_origin(url, self._api):
             return True
         host = url.host or ""
         return url.scheme == "https" and (host == "slack.com" or host.endswith(".slack.com"))
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    if response.status in (401, 403):
-        raise AttachmentError(_NO_RIGHT)
-    if response.status in (404, 410):
-        raise AttachmentError(_REASONS["file_not_found"])
-    if response.status != 200:
-        raise AttachmentError(f"Slack answered with the error {response.status}")
-    if (response.content_length or 0) > max_bytes:
-        raise AttachmentError(f"it is larger than {max_bytes / 10**6:.0f} MB")
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-        data += chunk
-        if len(data) > max_bytes:
-            raise AttachmentError(f"it is larger than {max_bytes / 10**6:.0f} MB")
-    if response.content_type == "text/html" or _SIGN_IN_PAGE.match(data):
-        raise AttachmentError(_NO_RIGHT)
-    return bytes(data)
+def _refusal(status: int) -> AttachmentError | None:
+    if status in (401, 403):
+        return AttachmentError(_NO_RIGHT)
+    return AttachmentError(_REASONS["file_not_found"]) if status in (404, 410) else None
 
 
 def is_thin(file: Event) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from slack_bolt.async_app import AsyncApp
 
 from adapters.slack.actions import ASK_VIEW, Actions
+from adapters.slack.blocks import CONFIRM_ACTIONS
 from adapters.slack.events import Events
 from adapters.slack.setup import ASK_SHORTCUT, COMMAND
 from adapters.slack.workspaces import Workspace
@@ -26,7 +27,7 @@ def add_listeners(
     actions: Actions,
     workspace_of: Callable[[Any], Workspace],
     removed_from: Callable[[str], Coroutine[Any, Any, None]],
-    begin: Callable[[Coroutine[Any, Any, None]], None],
+    begin: Callable[[Coroutine[Any, Any, None]], object],
 ) -> None:
     """`workspace_of` takes Bolt's context, `removed_from` the id of a workspace; `begin` starts work in a task."""
 
@@ -51,6 +52,10 @@ def add_listeners(
         await ack()
         begin(actions.button(workspace_of(context), body))
 
+    async def on_confirmed(ack: Any, body: dict[str, Any], context: Any, respond: Any) -> None:
+        await ack()
+        begin(actions.confirmed(workspace_of(context), body, respond))
+
     async def on_shortcut(ack: Any, body: dict[str, Any], context: Any) -> None:
         await ack()
         begin(actions.open_question(workspace_of(context), body))
@@ -61,13 +66,7 @@ def add_listeners(
 
     async def on_command(ack: Any, body: dict[str, Any], context: Any, respond: Any) -> None:
         await ack()
-
-        async def answer() -> None:
-            sentence = await actions.command(workspace_of(context), body)
-            if sentence is not None:
-                await respond(text=sentence, response_type="ephemeral")
-
-        begin(answer())
+        begin(actions.command(workspace_of(context), body, respond))
 
     async def on_anything() -> None:
         pass
@@ -84,6 +83,8 @@ def add_listeners(
     bolt.event("app_home_opened")(on_home)
     bolt.event("agent_session_stopped")(on_native_stop)
     bolt.event(_ANY)(on_anything)
+    for action_id in CONFIRM_ACTIONS:
+        bolt.action(action_id)(on_confirmed)
     bolt.action(re.compile(r"threadsight_.*"))(on_button)
     bolt.action(_ANY)(on_any_action)
     bolt.shortcut(ASK_SHORTCUT)(on_shortcut)

@@ -6,6 +6,8 @@ for; the manifest and the checks are made of these lists (https://docs.slack.dev
 
 from __future__ import annotations
 
+from adapters.commands import COMMANDS
+
 # Scope -> what does not work without it, as the rest of a sentence that begins with "without it".
 SCOPES = {
     "app_mentions:read": "nobody can mention me",
@@ -86,7 +88,7 @@ def manifest(*, is_agent: bool = False, request_url: str | None = None) -> str:
         "  slash_commands:",
         f"    - command: {COMMAND}",
         "      description: Ask about a picture, see your quota, have your data deleted",
-        "      usage_hint: help | ask | quota | forget",
+        f"      usage_hint: {' | '.join(command.name for command in COMMANDS if not command.is_about_chat)}",
         "      should_escape: false",
         *url,
         "oauth_config:",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from adapters.base import Attachment, Author, LookBack
+from adapters.commands import COMMANDS
 from adapters.post import Post, asked_once
 from adapters.slack.files import Files
 from adapters.slack.markup import to_plain
@@ -17,7 +18,8 @@ from adapters.surface import DestinationGone, TryLater
 # What people write. Everything else with a subtype is written by Slack or a bot, or tells of a change.
 PEOPLES_SUBTYPES = frozenset({None, "file_share", "thread_broadcast", "me_message"})
 _NUM_LOOKED_BACK = 100
-WORDS = frozenset({"!reset", "!forget", "!quota", "!help"})  # commands, for Slack has none in threads
+# Slack takes no slash command inside a thread, and a word can open no modal.
+WORDS = {f"!{command.name}": command for command in COMMANDS if not command.has_form}
 _FILE_LINK = re.compile(r"https://[a-z0-9.-]+\.slack\.com/files/[A-Z0-9]+/(F[A-Z0-9]+)(?:/[^\s<>|]*)?")
 
 Event = Mapping[str, Any]

@@ -12,7 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from adapters.address import is_loopback
-from adapters.base import ChatHandler
+from adapters.base import AdapterError, ChatHandler
 from adapters.web.api import Api
 from adapters.web.guard import Guard
 from adapters.web.tabs import Tabs
@@ -22,8 +22,8 @@ DEFAULT_MAX_IMAGE_BYTES = 32 * 2**20
 SHUTDOWN_SECONDS = 3.0  # for requests that are under way; tabs connect again by themselves
 
 
-class WebAddressError(RuntimeError):
-    """The address cannot be listened on. The message is a sentence for the person who runs the program."""
+class WebAddressError(AdapterError):
+    """The address cannot be listened on."""
 
 
 class WebAdapter:
@@ -31,7 +31,8 @@ class WebAdapter:
 
     `token` is demanded from everybody who opens the page; it may be None on a loopback address only (ValueError). A picture above
     `max_image_bytes` is refused without being kept in memory. `started` is set once `url` is known; with port 0 the system
-    chooses a free port. `more_routes` are served on the same address for others, who check their requests themselves.
+    chooses a free port. `more_routes`, as they are when it starts, are served on the same address for others, who check their
+    requests themselves.
     """
 
     name = "web"

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from adapters.base import Attachment, AttachmentError
+from adapters.base import Attachment
+from adapters.sizes import check_size, format_size
 from adapters.web.guard import Refused
 
 MAX_TEXT_BYTES = 256 * 1024  # far above any context window, whose own limit the bot explains
@@ -55,7 +56,7 @@ async def read_question(request: web.Request, max_image_bytes: int) -> Question:
                         raise Refused(413, f"That question is longer than {format_size(limit)}. Please ask in fewer words.")
                     text = data.decode(errors="replace").replace("\r\n", "\n")  # forms send every line end as CR LF
                 case "picture" if len(attachments) < MAX_IMAGES:
-                    attachments.append(_attachment(part.filename, data, size))
+                    attachments.append(_attachment(part.filename, data, size, limit))
                 case _:
                     raise Refused(400, f"Please send at most {MAX_IMAGES} pictures at a time.")
     except (ValueError, HttpProcessingError) as error:
@@ -80,16 +81,13 @@ async def _read_part(part: BodyPartReader, limit: int, num_bytes_left: int) -> t
     return bytes(kept), size
 
 
-def _attachment(name: str | None, data: bytes, size: int) -> Attachment:
-    return Attachment(clean_file_name(name), _fetcher(data, size), size)
+def _attachment(name: str | None, data: bytes, size: int, limit: int) -> Attachment:
+    return Attachment(clean_file_name(name), _fetcher(data, size, limit), size)
 
 
-def _fetcher(data: bytes, size: int) -> Callable[[int], Awaitable[bytes]]:
+def _fetcher(data: bytes, size: int, limit: int) -> Callable[[int], Awaitable[bytes]]:
     async def fetch(max_bytes: int) -> bytes:
-        if size > max_bytes:
-            raise AttachmentError(f"it is {format_size(size)}, and I can take pictures of up to {format_size(max_bytes)}")
-        if size != len(data):
-            raise AttachmentError(f"it is {format_size(size)}, which is too large for me")
+        check_size(size, min(max_bytes, limit))
         return data
 
     return fetch
@@ -102,9 +100,3 @@ def clean_file_name(name: str | None) -> str:
     if len(printable) > 100:
         printable = printable[:60] + "…" + printable[-39:]
     return printable or "the picture"
-
-
-def format_size(num_bytes: int) -> str:
-    if num_bytes < 10**6:
-        return f"{max(1, round(num_bytes / 1000))} kB"
-    return f"{num_bytes / 10**6:.1f}".removesuffix(".0") + " MB"

@@ -10,7 +10,7 @@ from typing import Any
 import discord
 import pytest
 
-from adapters.discord import DiscordAdapter
+from adapters.discord.app import DiscordAdapter
 from adapters.dispatcher import Dispatcher
 from tests.adapters.running_adapter import started
 from tests.chat_handler import MemoryChatHandler, WrittenAnswer, draw_image

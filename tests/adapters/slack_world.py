@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.base import AnswerText
-from adapters.slack import SlackAdapter
+from adapters.slack.app import SlackAdapter
 from tests.adapters.running_adapter import started
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer, draw_image
 from tests.loopbacks.slack.people import How

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
+from adapters.commands import COMMANDS, CommandName
 from adapters.discord.actions import (
     ALT_TEXT_QUESTION,
-    FORGET_QUESTION,
     MODAL_LOST,
     NO_IMAGE_HERE,
     NOTHING_TO_RESET,
@@ -284,17 +286,28 @@ async def test_quota_and_help() -> None:
         await w.ask()
         await w.answered()
         assert await _told(w, "quota") == "You have asked 1 question in the last 24 hours. There is no limit here."
-        assert "every message there goes on" in await _told(w, "help")
+        shown = await _told(w, "help")
+        assert "every message there goes on" in shown
+        assert [line for line in shown.splitlines() if line.startswith("•")] == [
+            f"• `/{command.name}`: {command.description}" for command in COMMANDS
+        ]
+        assert len(shown) <= 2_000
 
 
 async def test_forget_asks_before_it_deletes() -> None:
-    async with world() as w:
+    async with world(catch_up=CatchUp(max_age=timedelta(0))) as w:  # which would ask the question again
         await w.ask()
         await w.answered()
         interaction = await w.discord.command("forget", w.channel)
         asking = await w.discord.reply_to(interaction)
-        assert asking["content"] == FORGET_QUESTION
+        confirmation = next(command.confirmation for command in COMMANDS if command.name is CommandName.FORGET)
+        assert confirmation is not None
+        assert asking["content"] == confirmation.question
+        [[button]] = [row["components"] for row in asking["components"]]
+        assert (button["label"], button["style"], button["custom_id"]) == (confirmation.button, 4, "threadsight:forget")
+        assert asking["flags"] & EPHEMERAL
         assert w.handler.platform_turns
+        await w.restart()
         await _button(w, asking, "forget")
         await w.discord.wait_for(lambda: asking["content"].startswith("Done: I have deleted your question"))
         assert not w.handler.platform_turns
@@ -313,8 +326,9 @@ async def test_commands_are_told_to_discord_only_when_they_changed() -> None:
     async with world() as w:
         await w.restart()
         [commands] = w.discord.commands
-        names = [command["name"] for command in commands]
-        assert names == ["ask", "reset", "quota", "forget", "help", "Ask about this image", "Describe image"]
+        told = [(command["name"], command.get("description", "")) for command in commands]
+        menus = [("Ask about this image", ""), ("Describe image", "")]
+        assert told == [*((command.name.value, command.description) for command in COMMANDS), *menus]
         assert all(command["integration_types"] == [0, 1] and command["contexts"] == [0, 1, 2] for command in commands)
         w.handler.notes["discord", "commands"] = "of an earlier version"
         await w.restart()

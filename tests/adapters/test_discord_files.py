@@ -26,6 +26,10 @@ async def _large(request: web.Request) -> web.Response:
     return web.Response(body=bytes(MAX_BYTES + 1))
 
 
+async def _larger(request: web.Request) -> web.Response:
+    return web.Response(body=bytes(2_000_000))
+
+
 async def _endless(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
@@ -57,6 +61,14 @@ async def _moved(request: web.Request) -> web.Response:
     raise web.HTTPFound("http://169.254.169.254/secret")
 
 
+async def _unmoved(request: web.Request) -> web.Response:
+    return web.Response(status=304)
+
+
+async def _nearby(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/whole")
+
+
 async def _gone(request: web.Request) -> web.Response:
     return web.Response(status=404)
 
@@ -69,10 +81,13 @@ RELEASED = web.AppKey("released", asyncio.Event)
 ROUTES = {
     "/whole": _whole,
     "/large": _large,
+    "/larger": _larger,
     "/endless": _endless,
     "/stalled": _stalled,
     "/cut": _cut,
     "/moved": _moved,
+    "/unmoved": _unmoved,
+    "/nearby": _nearby,
     "/gone": _gone,
     "/broken": _broken,
 }
@@ -100,18 +115,21 @@ async def fetch() -> AsyncIterator[Fetch]:
     await runner.cleanup()
 
 
-async def test_a_whole_picture_arrives(fetch: Fetch) -> None:
-    assert await fetch("/whole") == IMAGE
+@pytest.mark.parametrize("path", ["/whole", "/nearby"])
+async def test_a_whole_picture_arrives(fetch: Fetch, path: str) -> None:
+    assert await fetch(path) == IMAGE
 
 
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("/large", "it is larger than 0 MB"),
-        ("/endless", "it is larger than 0 MB"),
+        ("/large", "it has more than 100 kB, and I take at most 100 kB"),
+        ("/larger", "it has 2 MB, and I take at most 100 kB"),
+        ("/endless", "it has more than 100 kB, and I take at most 100 kB"),
         ("/stalled", "the download took too long"),
         ("/cut", "the download broke off"),
-        ("/moved", "Discord answered with the error 302"),
+        ("/moved", "it lies outside of Discord"),
+        ("/unmoved", "Discord answered with the error 304"),
         ("/broken", "Discord answered with the error 500"),
         ("http://127.0.0.1:1/elsewhere", "it lies outside of Discord"),
         ("https://cdn.discordapp.com.example.org/x.png", "it lies outside of Discord"),

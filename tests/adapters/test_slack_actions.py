@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
+from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
+from adapters.commands import COMMANDS, CommandName
 from adapters.slack.actions import HELP
-from tests.adapters.slack_world import IMAGE, SlackWorld, slack_world
+from tests.adapters.slack_world import IMAGE, SlackWorld, running, slack_world
+from tests.loopbacks.slack.state import Message
 
-SHORTCUT, COMMAND = "threadsight_ask_about_image", "/threadsight"
+SHORTCUT, COMMAND, FORGET = "threadsight_ask_about_image", "/threadsight", "threadsight_forget"
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ async def world() -> AsyncIterator[SlackWorld]:
         ("!help", "mention me in the same message"),
         ("!quota", "You have asked 1 question"),
         ("!reset", "I have forgotten this chat"),
-        ("!Forget ", "I have deleted your question"),
+        ("!Forget ", "I would delete all that I have stored about you"),
     ],
 )
 async def test_words_in_a_thread_are_for_one_person_and_no_question(world: SlackWorld, word: str, says: str) -> None:
@@ -56,18 +60,83 @@ async def test_words_in_a_direct_message_are_answered_there(world: SlackWorld) -
     assert "mention me" in told.text
 
 
+# -- deleting, which is asked about first ----------------------------------------------------------------------------------
+
+
+async def the_question(world: SlackWorld, how: str) -> Message:
+    """What Ann is asked before anything is deleted, wherever she wants it."""
+    slack = world.slack
+    question, _, _ = await world.answered()
+    if how == "command":
+        await slack.slash(world.ann, world.general, COMMAND, "forget")
+        (asking,) = await slack.wait_for(lambda: slack.ephemeral)
+    elif how == "word":
+        await slack.post(world.general, world.ann, "!forget", thread_ts=question.ts)
+        (asking,) = await slack.wait_for(lambda: slack.ephemeral)
+    else:
+        direct = slack.direct(world.ann)
+        await slack.post(direct, world.ann, "!forget")
+        (asking,) = await slack.wait_for(lambda: slack.answers(direct))
+    return asking
+
+
+@pytest.mark.parametrize("how", ["command", "word", "direct"])
+async def test_forgetting_waits_for_the_button_which_outlives_a_restart(world: SlackWorld, how: str) -> None:
+    slack, bob = world.slack, world.slack.add_user("bob")
+    asking = await the_question(world, how)
+    confirmation = next(command.confirmation for command in COMMANDS if command.name is CommandName.FORGET)
+    assert confirmation is not None
+    assert asking.shown == confirmation.question
+    assert asking.buttons == [(FORGET, confirmation.button, "")]  # who presses it is all that it needs to know
+    assert asking.blocks[-1]["elements"][0]["style"] == "danger"
+    assert world.handler.platform_turns
+    if how != "direct":
+        with pytest.raises(LookupError):
+            await slack.click(bob, asking, FORGET)
+    await world.stop()
+    async with running(slack, world.handler, catch_up=CatchUp(max_age=timedelta(0))):  # which would ask the question again
+        await slack.click(world.ann, asking, FORGET)
+        await slack.wait_for(lambda: "I have deleted your question" in asking.shown)
+    assert world.handler.platform_turns == {}
+    assert asking.buttons == []
+    assert [(call.method, call.error) for call in slack.calls if call.error] == []
+
+
+async def test_it_is_told_another_way_when_slack_does_not_take_the_answer(world: SlackWorld) -> None:
+    slack = world.slack
+    asking = await the_question(world, "command")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.loopbacks.slack.people.MAX_RESPONSES", 0)
+        await slack.click(world.ann, asking, FORGET)
+        _, told = await slack.wait_for(lambda: slack.ephemeral if len(slack.ephemeral) == 2 else [])
+    assert "I have deleted your question" in told.text
+    assert told.only_for is world.ann
+
+
 # -- the command -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", HELP[:30]), ("help", HELP[:30]), ("quota", "You have asked 0 questions"), ("forget", "I have nothing stored about you.")],
+    [("", HELP[:30]), ("help", HELP[:30]), ("quota", "You have asked 0 questions"), ("forget", "I would delete all")],
 )
 async def test_the_command_answers_one_person(world: SlackWorld, text: str, says: str) -> None:
     await world.slack.slash(world.ann, world.general, COMMAND, text)
     (told,) = await world.slack.wait_for(lambda: world.slack.ephemeral)
     assert says in told.text
     assert told.only_for is world.ann
+
+
+def test_the_help_has_every_command_with_what_is_typed_for_it() -> None:
+    lines = [line for line in HELP.splitlines() if line.startswith("•")]
+    assert lines == [
+        "• `/threadsight ask`: Ask about a picture",
+        "• `!reset`: Forget the chat in this thread or direct message",
+        "• `!quota` or `/threadsight quota`: See how much you have asked, and what is left",
+        "• `!forget` or `/threadsight forget`: Delete everything that I have stored about you",
+        "• `!help` or `/threadsight help`: What I can do",
+    ]
+    assert len(HELP) <= 3_000  # what a section of the home takes
 
 
 async def test_a_question_by_command_gets_a_thread_of_its_own(world: SlackWorld) -> None:

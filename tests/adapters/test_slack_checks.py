@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.base import AdapterError, Finding
-from adapters.slack import SlackAdapter
+from adapters.slack.app import SlackAdapter
 from adapters.slack.checks import check
 from adapters.slack.setup import SCOPES
 from tests.adapters.slack_world import running

@@ -101,7 +101,7 @@ async def test_an_error_has_its_reason(host: FileHost, status: int, says: str) -
 
 
 async def test_too_large_is_noticed_by_what_is_said_and_by_what_comes(host: FileHost) -> None:
-    assert await reason(host, host.url + "a.png", max_bytes=100) == "it is larger than 0 MB"
+    assert await reason(host, host.url + "a.png", max_bytes=1_000) == "it has more than 1 kB, and I take at most 1 kB"
 
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -112,7 +112,7 @@ async def test_too_large_is_noticed_by_what_is_said_and_by_what_comes(host: File
         return response
 
     host.do = endless
-    assert await reason(host, host.url + "a.png", max_bytes=2_000_000) == "it is larger than 2 MB"
+    assert await reason(host, host.url + "a.png", max_bytes=2_000_000) == "it has more than 2 MB, and I take at most 2 MB"
 
 
 async def test_a_download_that_breaks_off_is_told(host: FileHost) -> None:

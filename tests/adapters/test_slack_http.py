@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from adapters.base import AdapterError
-from adapters.slack import SlackAdapter
+from adapters.slack.app import SlackAdapter
 from adapters.slack.oauth import open_installations
-from adapters.web import WebAdapter
+from adapters.web.server import WebAdapter
 from tests.adapters.slack_install import ask_slack, come_back, install
 from tests.adapters.slack_world import IMAGE, without_rest, words
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler

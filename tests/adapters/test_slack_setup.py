@@ -95,7 +95,8 @@ def test_the_manifest_for_a_socket() -> None:
     assert parsed["settings"]["socket_mode_enabled"] is True
     home = parsed["features"]["app_home"]
     assert home == {"home_tab_enabled": True, "messages_tab_enabled": True, "messages_tab_read_only_enabled": False}
-    assert parsed["features"]["slash_commands"][0]["command"] == "/threadsight"
+    [command] = parsed["features"]["slash_commands"]
+    assert (command["command"], command["usage_hint"]) == ("/threadsight", "ask | quota | forget | help")
     assert parsed["features"]["shortcuts"][0]["type"] == "message"
     assert "agent_view" not in parsed["features"]
     assert len(parsed["display_information"]["description"]) <= 140

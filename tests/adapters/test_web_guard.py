@@ -9,8 +9,8 @@ import pytest
 import yarl
 
 from adapters.address import is_loopback
-from adapters.web import WebAdapter, WebAddressError
 from adapters.web.guard import MAX_GUESSES, GuessLimit
+from adapters.web.server import WebAdapter, WebAddressError
 from tests.adapters.web_client import THREAD, ask, form, serving
 from tests.chat_handler import MemoryChatHandler
 

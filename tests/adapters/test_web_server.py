@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Answer, AnswerStatus, AnswerText, Author, ChatView, IncomingMessage, ThreadKey, Waiting
-from adapters.web.uploads import clean_file_name, format_size
+from adapters.sizes import format_size
+from adapters.web.uploads import clean_file_name
 from tests.adapters.web_client import KEY, THREAD, ask, form, open_tab, serving
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, draw_image
 
@@ -166,7 +167,7 @@ async def test_a_hundred_megabytes_get_a_sentence(client: aiohttp.ClientSession,
         assert (response.status, await response.json()) == (202, {"turn_id": 1})
     chat = await handler.read_chat(KEY)
     assert chat is not None
-    assert chat.turns[0].error == "I could not use big.png: it is 100 MB, and I can take pictures of up to 20 MB."
+    assert chat.turns[0].error == "I could not use big.png: it has 100 MB, and I take at most 20 MB."
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from adapters.base import ThreadKey
-from adapters.web import WebAdapter
+from adapters.web.server import WebAdapter
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler
 
 THREAD = "a" * 32

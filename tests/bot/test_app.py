@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from adapters.base import AnswerStatus, ChatHandler
-from adapters.web import WebAddressError
+from adapters.web.server import WebAddressError
+from adapters.web.settings import WebSettings
 from bot.app import run
 from bot.config import Settings
 from bot.database import StoreError
@@ -25,8 +26,9 @@ from tests.bot.doubles import ScriptedModel, attachment, message, png, thread
 ROOT = Path(__file__).parents[2]
 
 
-def _settings(folder: Path, **more: object) -> Settings:
-    return Settings.model_validate({"data_dir": folder, "web_port": 0, "shutdown_grace_seconds": 20.0, **more})
+def _settings(folder: Path, *, web_port: int = 0, **more: object) -> Settings:
+    web = WebSettings(port=web_port)
+    return Settings.model_validate({"data_dir": folder, "platforms": {"web": web}, "shutdown_grace_seconds": 20.0, **more})
 
 
 class Asking:

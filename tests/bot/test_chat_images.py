@@ -37,7 +37,7 @@ from tests.bot.doubles import (
     [
         (attachment(b"", "empty.png"), "I could not use empty.png: the file is empty."),
         (attachment("the download broke off", "gone.png"), "I could not use gone.png: the download broke off."),
-        (attachment(RED, "huge.png", size=104_000_000), "I could not use huge.png: it has 104.0 MB, and I take at most 1.0 MB."),
+        (attachment(RED, "huge.png", size=104_000_000), "I could not use huge.png: it has 104 MB, and I take at most 1 MB."),
         (attachment(RED * 20_000, "lies.png", size=5), "I could not use lies.png: it is too large."),
         (attachment(b"hello", "a\x1b[31m\nb.txt"), "I could not use a [31m b.txt: it is not a picture that I can read."),
         (attachment(RED[:40], "half.png"), "I could not use half.png: the file is damaged or cut off."),

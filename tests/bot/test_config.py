@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variable_name
+from adapters.discord.settings import DiscordSettings
+from adapters.slack.settings import SlackSettings
+from adapters.web.settings import WebSettings
+from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variables
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,9 +24,17 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def web(settings: Settings) -> WebSettings:
+    found = settings.platforms["web"]
+    assert isinstance(found, WebSettings)
+    return found
+
+
 def test_the_defaults_need_nothing(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / ".env")
-    assert (settings.model, settings.web_host, settings.web_port) == ("tiny", "127.0.0.1", 8080)
+    assert settings.model == "tiny"
+    assert settings.platforms == {"discord": DiscordSettings(), "slack": SlackSettings(), "web": WebSettings()}
+    assert (web(settings).host, web(settings).port) == ("127.0.0.1", 8080)
     assert settings.store_url == "sqlite+aiosqlite:///data/threadsight.db"
     assert settings.remarks == ()
 
@@ -57,7 +68,7 @@ def test_all_problems_are_told_together_each_with_its_variable(monkeypatch: pyte
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "LocalHost"])
 def test_loopback_needs_no_token(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv(f"{PREFIX}WEB_HOST", host)
-    assert load_settings(None).web_token is None
+    assert web(load_settings(None)).token is None
 
 
 def test_a_short_token_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +130,7 @@ def test_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
     env_file.write_text(f"{PREFIX}MODEL=from-file\n{PREFIX}WEB_PORT=1234\n{PREFIX}WEB_TOKEN=\n", encoding="utf-8")
     monkeypatch.setenv(f"{PREFIX}WEB_PORT", "4321")
     settings = load_settings(env_file)
-    assert (settings.model, settings.web_port, settings.web_token) == ("from-file", 4321, None)
+    assert (settings.model, web(settings).port, web(settings).token) == ("from-file", 4321, None)
 
 
 def test_what_has_no_effect_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,9 +176,12 @@ def test_platform_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv(f"{PREFIX}ROLE_QUESTIONS_PER_DAY", "12=5, 13=0")
     settings = load_settings(None)
-    assert (settings.slack_api_url, settings.discord_api_url) == ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/v10")
+    slack, discord = settings.platforms["slack"], settings.platforms["discord"]
+    assert isinstance(slack, SlackSettings)
+    assert isinstance(discord, DiscordSettings)
+    assert (slack.api_url, discord.api_url) == ("http://127.0.0.1:1/api/", "http://127.0.0.1:1/api/v10")
     assert settings.role_limits == {"12": 5, "13": 0}
-    assert (settings.has_slack, settings.has_discord, settings.slack_mode) == (True, False, "http")
+    assert (slack.is_active, discord.is_active, slack.mode) == (True, False, "http")
 
 
 def test_one_slack_token_beside_those_of_several_workspaces_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +197,8 @@ def test_env_example_and_settings_are_the_same() -> None:
     assert content == render_env_example(), (
         "write it again with: python -c 'from bot.config import *; print(render_env_example(), end=\"\")'"
     )
-    for field_name in Settings.model_fields:
-        assert f"#{variable_name(field_name)}=" in content
+    for variable in variables():
+        assert f"#{variable.name}=" in content
 
 
 def test_env_example_with_every_line_taken_says_the_defaults(tmp_path: Path) -> None:
@@ -204,3 +218,99 @@ def test_importing_the_settings_loads_no_model_and_no_platform() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+# --- what was called otherwise in an earlier version
+
+
+def test_an_env_file_of_the_version_before_goes_on_working() -> None:
+    """`earlier_env.txt` is the `.env.example` of that version with a value in every line, two of them under names of that time."""
+    given = Path(__file__).with_name("earlier_env.txt")
+    settings = load_settings(given)
+    assert settings.platforms == {
+        "discord": DiscordSettings.model_validate(
+            {
+                "token": "a-discord-token",
+                "allow": "guild:1 dm",
+                "deny": "user:2",
+                "api_url": "http://127.0.0.1:1/api/v10",
+                "gateway_url": "ws://127.0.0.1:1/gateway/",
+            }
+        ),
+        "slack": SlackSettings.model_validate(
+            {
+                "bot_token": "xoxb-1",
+                "app_token": "xapp-1",
+                "signing_secret": "a-signing-secret",
+                "mode": "http",
+                "allow": "team:T1",
+                "deny": "channel:C1",
+                "api_url": "http://127.0.0.1:1/api/",
+            }
+        ),
+        "web": WebSettings.model_validate({"host": "0.0.0.0", "port": 1234, "token": "sixteen-characters"}),
+    }
+    ours = {name: value for name, value in settings.model_dump().items() if name != "platforms"}
+    secrets = {"engine_api_key": "an-engine-key", "serve_api_key": "another-sixteen-characters"}
+    assert {name: ours.pop(name).get_secret_value() for name in secrets} == secrets
+    assert ours.pop("database_url").get_secret_value() == "postgresql+asyncpg://me:secret@db/chats"
+    assert ours == {
+        "questions_per_day": 9,
+        "role_questions_per_day": "12=5 13=0",
+        "waiting_per_person": 3,
+        "catch_up_hours": 6.0,
+        "catch_up_messages": 7,
+        "model": "llava-hf/llava-1.5-7b-hf",
+        "model_revision": "main",
+        "quantization": "4bit",
+        "engine_url": "http://127.0.0.1:8000/v1",
+        "engine_model": "a-model",
+        "engine_context_length": 8192,
+        "engine_max_images": 4,
+        "max_new_tokens": 256,
+        "temperature": 0.5,
+        "max_queue": 32,
+        "data_dir": Path("elsewhere"),
+        "retention_days": 30,
+        "max_image_bytes": 5_000_000,
+        "serve_host": "0.0.0.0",
+        "serve_port": 1235,
+        "idle_unload_seconds": 600.0,
+        "shutdown_grace_seconds": 10.0,
+        "log_level": "debug",
+    }
+    assert settings.remarks == ()
+    assert [sentence.partition(",")[0] for sentence in settings.renamed] == [
+        f"{PREFIX}ENGINE_MAX_PICTURES is called {PREFIX}ENGINE_MAX_IMAGES now",
+        f"{PREFIX}MAX_PICTURE_BYTES is called {PREFIX}MAX_IMAGE_BYTES now",
+    ]
+
+
+@pytest.mark.parametrize("new_is_in_file", [True, False])
+def test_the_new_name_wins_over_the_old_one_wherever_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_is_in_file: bool
+) -> None:
+    old, new = f"{PREFIX}MAX_PICTURE_BYTES", f"{PREFIX}MAX_IMAGE_BYTES"
+    in_file, outside = ((new, "2000"), (old, "3000")) if new_is_in_file else ((old, "3000"), (new, "2000"))
+    (tmp_path / ".env").write_text("=".join(in_file), encoding="utf-8")
+    monkeypatch.setenv(*outside)
+    settings = load_settings(tmp_path / ".env")
+    assert settings.max_image_bytes == 2000
+    assert settings.renamed == ()
+    [remark] = settings.remarks
+    assert remark == f"{old} is called {new} now, which is set too: the new name counts, and the old one has no effect."
+
+
+def test_old_names_are_understood_from_the_environment_and_empty_ones_are_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}MAX_PICTURE_BYTES", "2000")
+    monkeypatch.setenv(f"{PREFIX}ENGINE_MAX_PICTURES", "")
+    settings = load_settings(None)
+    assert (settings.max_image_bytes, settings.engine_max_images, settings.remarks) == (2000, 1, ())
+    assert len(settings.renamed) == 1
+
+
+def test_a_wrong_value_is_told_by_the_name_that_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}MAX_PICTURE_BYTES", "many")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    assert caught.value.problems == [f"{PREFIX}MAX_PICTURE_BYTES must be a whole number."]

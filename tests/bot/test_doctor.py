@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.base import Finding
+from adapters.web.settings import WebSettings
 from bot.config import Settings
 from bot.doctor import examine
 from bot.store import Store
@@ -17,7 +18,8 @@ from tests.program import PROGRAM, environment
 
 
 async def findings(folder: Path, **settings: object) -> dict[str, Finding]:
-    whole = Settings.model_validate({"data_dir": folder / "data", "web_port": 0, **settings})
+    web = WebSettings.model_validate({"port": settings.pop("web_port", 0)})
+    whole = Settings.model_validate({"data_dir": folder / "data", "platforms": {"web": web}, **settings})
     return {finding.what: finding async for finding in examine(whole)}
 
 
@@ -116,3 +118,10 @@ def test_the_command_says_so_and_tells_it_by_its_status(tmp_path: Path, port: st
     assert done.returncode == status, done.stderr
     assert done.stdout.splitlines()[-1].endswith(last)
     assert [line[:8].strip() for line in done.stdout.splitlines()[:3]] == ["ok", "ok", "ok" if status == 0 else "PROBLEM"]
+
+
+def test_an_old_name_is_told_and_is_no_problem(tmp_path: Path) -> None:
+    old = environment(tmp_path, THREADSIGHT_MAX_PICTURE_BYTES="2000", THREADSIGHT_WEB_PORT="0")
+    done = subprocess.run([*PROGRAM, "doctor"], cwd=tmp_path, env=old, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok      Settings: THREADSIGHT_MAX_PICTURE_BYTES is called THREADSIGHT_MAX_IMAGE_BYTES now" in done.stdout

@@ -14,7 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, ViewportSize, async_playwright, expect
 
 from adapters.base import ThreadKey
-from adapters.web import WebAdapter
+from adapters.web.server import WebAdapter
 from tests.chat_handler import MemoryChatHandler
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

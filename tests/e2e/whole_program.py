@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from adapters.web.settings import WebSettings
 from bot.app import run
 from bot.config import Settings
 from model_server.tiny.draw import Scene, draw
@@ -27,7 +28,7 @@ def png(scene: Scene) -> bytes:
 @asynccontextmanager
 async def running_program(folder: Path, **settings: Any) -> AsyncIterator[str]:
     """The whole program in this event loop, so that its stalls can be seen; yields the page's address."""
-    whole = Settings.model_validate({"data_dir": folder, "web_port": 0, "temperature": 0.0, **settings})
+    whole = Settings.model_validate({"data_dir": folder, "platforms": {"web": WebSettings(port=0)}, "temperature": 0.0, **settings})
     said: asyncio.Queue[str] = asyncio.Queue()
     stop = asyncio.Event()
     program = asyncio.create_task(run(whole, said.put_nowait, stop=stop))

@@ -212,10 +212,11 @@ def click_body(state: SlackState, user: User, message: Message, action: Json, re
     }
     if message.thread_ts is not None:
         container["thread_ts"] = message.thread_ts
+    about_message = {} if message.only_for is not None else {"message": message_object(message)}  # Slack keeps no ephemeral one
     return interaction_body(state, "block_actions", user) | {
         "container": container,
         "channel": {"id": message.channel.id, "name": message.channel.name},
-        "message": message_object(message),
+        **about_message,
         "state": {"values": {}},
         "response_url": response_url,
         "actions": [action | {"action_ts": state.new_ts()}],

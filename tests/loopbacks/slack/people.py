@@ -65,6 +65,7 @@ class _ResponsePlace:
     delivery: Delivery
     channel: Channel
     user: User
+    message: Message | None = None  # whose button was pressed
 
 
 class People:
@@ -239,7 +240,10 @@ class People:
         if not chosen:
             raise LookupError(f"there is no button {action_id} {value or ''} in this message, only {message.buttons}")
         url = self._new_response_url()
-        return await self._interact("interactive", click_body(self.state, user, message, chosen[0], url), message.channel, user)
+        if message.only_for not in (None, user):
+            raise LookupError("this message is for somebody else alone")
+        body = click_body(self.state, user, message, chosen[0], url)
+        return await self._interact("interactive", body, message.channel, user, message)
 
     async def shortcut(self, user: User, callback_id: str, message: Message) -> Delivery:
         """A message shortcut, from the menu of the message."""
@@ -262,10 +266,17 @@ class People:
         body |= {"view": view.view | {"state": {"values": values}}, "response_urls": []}
         return await self._interact("interactive", body, self.state.direct_channel(user), user)
 
-    async def _interact(self, kind: Literal["interactive", "slash_commands"], body: Json, channel: Channel, user: User) -> Delivery:
+    async def _interact(
+        self,
+        kind: Literal["interactive", "slash_commands"],
+        body: Json,
+        channel: Channel,
+        user: User,
+        message: Message | None = None,
+    ) -> Delivery:
         delivery = self.deliveries.start(kind, body)
         if "response_url" in body:
-            self._response_places[body["response_url"].rpartition("/")[2]] = _ResponsePlace(delivery, channel, user)
+            self._response_places[body["response_url"].rpartition("/")[2]] = _ResponsePlace(delivery, channel, user, message)
         await self.state.wait_for(lambda: delivery.is_finished, 2 * self.deliveries.ack_seconds + 1)
         if kind == "slash_commands" and delivery.answer is not None:
             self._show_response(_ResponsePlace(delivery, channel, user), delivery.answer)
@@ -275,7 +286,8 @@ class People:
         return f"{self.api_url.removesuffix('api/')}response/{self.state.new_id('R')}"
 
     async def serve_response(self, request: web.Request) -> web.Response:
-        """A response_url: recorded in `Delivery.responses`, and shown, to one person unless response_type is in_channel."""
+        """A response_url: recorded in `Delivery.responses`, and shown, to one person unless response_type is in_channel; or, with
+        replace_original, in place of the message whose button was pressed."""
         place = self._response_places.get(request.match_info["id"])
         if place is None or len(place.delivery.responses) >= MAX_RESPONSES:
             return web.json_response({"ok": False, "error": "used_url"}, status=404)
@@ -287,7 +299,10 @@ class People:
 
     def _show_response(self, place: _ResponsePlace, payload: Json) -> None:
         text, blocks = payload.get("text", ""), payload.get("blocks") or []
-        if text or blocks:
+        if payload.get("replace_original") and place.message is not None:
+            place.message.text, place.message.blocks = text, blocks
+            self.state.show(place.message)
+        elif text or blocks:
             bot = self.state.users[place.user.team.bot_user_id]
             only_for = None if payload.get("response_type") == "in_channel" else place.user
             self.state.add_message(Message(place.channel, self.state.new_ts(), bot, text, blocks=blocks, only_for=only_for))

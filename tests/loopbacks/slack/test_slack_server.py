@@ -283,6 +283,26 @@ async def test_buttons_shortcuts_commands_and_views_go_there_and_back(
     assert sorted(message.text for message in slack.ephemeral if message.only_for is ann) == ["at once", "later: quota"]
 
 
+async def test_an_ephemeral_message_is_pressed_by_its_person_alone_and_can_be_replaced(
+    slack: SlackServer, bot: Bot, ann: User, general: Channel
+) -> None:
+    async def on_yes(ack: Any, respond: Any) -> None:
+        await ack()
+        await respond(text="Done.", replace_original=True)
+
+    bot.app.action("yes")(on_yes)
+    button = {"type": "button", "action_id": "yes", "text": {"type": "plain_text", "text": "Yes"}}
+    blocks = [{"type": "actions", "elements": [button]}]
+    general.members.append(ann)
+    await bot.client.chat_postEphemeral(channel=general.id, user=ann.id, text="Sure?", blocks=blocks)
+    (asking,) = slack.ephemeral
+    with pytest.raises(LookupError):
+        await slack.click(slack.add_user("bob"), asking, "yes")
+    await slack.click(ann, asking, "yes")
+    await slack.wait_for(lambda: asking.shown == "Done.")
+    assert (asking.buttons, slack.ephemeral) == ([], [asking])
+
+
 async def test_home_native_stop_and_leaving_come_as_events(slack: SlackServer, bot: Bot, ann: User, general: Channel) -> None:
     slack.state.is_agent = True
     await slack.open_home(ann)

@@ -1,0 +1,64 @@
+"""What people can ask of the bot besides questions: one table, of which every platform makes its commands and its help.
+
+What a command does is the same everywhere, and is done by the dispatcher (`reset`, `quota`, `forget`). One that deletes what cannot
+be asked for again has a confirmation; a reset has none, for it takes one chat that everybody there sees begin anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class CommandName(StrEnum):
+    ASK = "ask"
+    RESET = "reset"
+    QUOTA = "quota"
+    FORGET = "forget"
+    HELP = "help"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Asked of the person alone; nothing happens before that person has pressed the button."""
+
+    question: str
+    button: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`description` is one line, of at most 100 characters (Discord's limit).
+
+    `is_about_chat`: it means the chat of the place where it is given. `has_form`: it needs more than its name, such as a picture.
+    """
+
+    name: CommandName
+    description: str
+    is_about_chat: bool = False
+    has_form: bool = False
+    confirmation: Confirmation | None = None
+
+
+COMMANDS = (
+    Command(CommandName.ASK, "Ask about a picture", has_form=True),
+    Command(CommandName.RESET, "Forget the chat in this thread or direct message", is_about_chat=True),
+    Command(CommandName.QUOTA, "See how much you have asked, and what is left"),
+    Command(
+        CommandName.FORGET,
+        "Delete everything that I have stored about you",
+        confirmation=Confirmation(
+            "I would delete all that I have stored about you, here and wherever else you have asked me on this platform: your "
+            "questions with their pictures and answers. The messages stay; they are yours to delete.",
+            "Delete all of it",
+        ),
+    ),
+    Command(CommandName.HELP, "What I can do"),
+)
+CONFIRMED = tuple(command for command in COMMANDS if command.confirmation is not None)
+
+
+def help_lines(commands: Iterable[Command], forms_of: Callable[[Command], Sequence[str]]) -> str:
+    """One line each. `forms_of`: what people type for a command."""
+    return "\n".join(f"• {' or '.join(f'`{form}`' for form in forms_of(command))}: {command.description}" for command in commands)

@@ -1,0 +1,21 @@
+"""How large a picture's file may be: looked at and told in one way, wherever it comes from."""
+
+from __future__ import annotations
+
+from adapters.base import AttachmentError
+
+
+def check_size(num_bytes: int | None, max_bytes: int, *, is_all: bool = True) -> None:
+    """Raises AttachmentError when that is too much. `num_bytes`: None if nobody knows; not `is_all`: more is to come."""
+    if num_bytes is None or num_bytes <= max_bytes:
+        return
+    size, most = format_size(num_bytes), format_size(max_bytes)
+    if not is_all or size == most:
+        size = f"more than {most}"
+    raise AttachmentError(f"it has {size}, and I take at most {most}")
+
+
+def format_size(num_bytes: int) -> str:
+    if num_bytes < 10**6:
+        return f"{max(1, round(num_bytes / 1000))} kB"
+    return f"{num_bytes / 10**6:.1f}".removesuffix(".0") + " MB"

@@ -1,0 +1,45 @@
+"""Work that goes on in tasks of its own, beside what began it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from adapters.surface import DestinationGone, TryLater
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """What a task raises goes to the log. `platform` is what people call it; `expected` needs no traceback."""
+
+    def __init__(self, platform: str, expected: tuple[type[Exception], ...] = (DestinationGone, TryLater)) -> None:
+        self._platform = platform
+        self._expected = expected
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._logged(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def aclose(self, grace_seconds: float = 0.0) -> None:
+        """Returns when nothing runs any more; what has not ended by itself within `grace_seconds` is cancelled."""
+        if self._running and grace_seconds:
+            await asyncio.wait(self._running, timeout=grace_seconds)
+        while self._running:  # what is cancelled may have begun something else
+            for task in self._running:
+                task.cancel()
+            await asyncio.wait(self._running)
+
+    async def _logged(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except self._expected:
+            where = self._platform
+            log.info("Something that happened on %s could not be dealt with: its place is gone or %s did not answer.", where, where)
+        except Exception:
+            log.exception("Something that happened on %s could not be dealt with.", self._platform)
