@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from adapters.backlog import Backlog
+from adapters.backoff import growing_waits
 from adapters.base import ThreadHandler
 from adapters.mailbox import Conversation
 from adapters.post import Platform, Post
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 MARK_SECONDS = 20.0
 MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; what is found twice is answered once
 _MARK = "seen_until"
+_FORGOTTEN = "forgotten_until"
 _MAX_AT_ONCE = 2
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 
 ReadMissed = Callable[[datetime], Awaitable[Iterable[Post]]]
 """Reads back what was said since then, in no order. Raises TryLater when the platform cannot be asked."""
@@ -114,6 +115,7 @@ class Absence:
         self._read_missed: ReadMissed | None = None
         self._coming_online = asyncio.Lock()
         self._has_resumed = False
+        self._forgotten_at: datetime | None = None
         self._answering_left: set[Conversation] = set()
 
     def begin(self) -> None:
@@ -123,6 +125,15 @@ class Absence:
     def end(self) -> None:
         """From now on nothing is missed."""
         self._mark.move_on()
+
+    async def do_not_look_back(self) -> None:
+        """Something was forgotten on purpose: what was asked until now must not be taken for missed and asked once more."""
+        self._forgotten_at = datetime.now(UTC)
+        await self._note_forgotten(self._forgotten_at)
+
+    async def _note_forgotten(self, at: datetime) -> None:
+        until = min(at, self._backlog.oldest() or at)  # what is still open is not lost by that
+        await self._handler.write_note(self._platform.name, _FORGOTTEN, until.isoformat())
 
     async def make_up_for(self, read_missed: ReadMissed) -> None:
         """It has ended: see `Dispatcher.online`."""
@@ -138,6 +149,8 @@ class Absence:
                     num_answered = await self._answer_missed(await read_missed(since))
                     if num_answered:
                         log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
+            if self._forgotten_at is not None:
+                await self._note_forgotten(self._forgotten_at)  # as far as it could not be while we were catching up
         for post in passed_over:  # they may follow on what was only answered now
             self._posted(post)
         for conversation in self._backlog.conversations_left():
@@ -148,15 +161,14 @@ class Absence:
         if self._read_missed is None or conversation in self._answering_left:
             return
         self._answering_left.add(conversation)
-        wait_seconds = _FIRST_WAIT_SECONDS
+        waits = growing_waits()
         try:
             while left := self._backlog.left_in(conversation):
                 try:
                     posts = _oldest_first(await self._read_missed(min(left.values())))
                 except Exception as error:
                     log.warning("What was left on %s could not be read back (%s).", self._platform.name, type(error).__name__)
-                    await asyncio.sleep(wait_seconds)
-                    wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
+                    await asyncio.sleep(next(waits))
                     continue
                 found = [post for post in posts if (post.workspace, post.message_id) in left]
                 await self._answer_all(found)
@@ -169,7 +181,11 @@ class Absence:
     async def _missed_since(self) -> datetime | None:
         """From when on messages may have been missed; None when nothing was, because we were never here before."""
         mark = await self._mark.read()
-        return None if mark is None else max(mark, datetime.now(UTC) - self._catch_up.max_age)
+        if mark is None:
+            return None
+        forgotten = await self._handler.read_note(self._platform.name, _FORGOTTEN)
+        forgotten_until = mark if forgotten is None else datetime.fromisoformat(forgotten)
+        return max(mark, forgotten_until, datetime.now(UTC) - self._catch_up.max_age)
 
     async def _resume(self) -> None:
         """Show the answers that are not known to be shown."""

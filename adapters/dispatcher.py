@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, assert_never
+from typing import assert_never
 
 from adapters.absence import Absence, CatchUp, ReadMissed
 from adapters.access import Access
@@ -27,8 +27,9 @@ from adapters.pace import Pace
 from adapters.phrases import quota_sentence
 from adapters.post import Platform, Post
 from adapters.routing import Begins, Continues, MessageId, NotForUs, Router, SeenBefore
-from adapters.screen import Screen, end_tasks, typing
+from adapters.screen import Screen, typing
 from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
+from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Dispatcher:
         self._absence = Absence(
             platform, handler, self._router, self._backlog, self._screen, self.posted, self._take_missed, catch_up or CatchUp()
         )
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(platform.name)
         self._is_closing = False
 
     # -- what happens on the platform --------------------------------------------------------------------------------------
@@ -138,27 +139,35 @@ class Dispatcher:
         turn = await self._handler.find_turn(turn_id)
         if turn is None:
             return TURN_GONE
-        if control in (Control.HELPFUL, Control.NOT_HELPFUL):
-            is_kept = await self._handler.rate(turn_id, person.id, is_helpful=control is Control.HELPFUL)
-            return "Thank you, I wrote that down." if is_kept else TURN_GONE
-        if person.id != turn.author_id and not is_moderator:
+        is_for_asker = control in (Control.STOP, Control.REGENERATE)
+        if is_for_asker and person.id != turn.author_id and not is_moderator:
             return ONLY_ASKER
-        if control is Control.STOP:
-            running = self._handler.running_turn(turn_id)
-            if running is None:
-                return "This answer has ended already."
-            running.stop()
-            return None
-        id_ = (turn.key.workspace, turn.message_id)
-        return await self._mailboxes.run(self._conversations.get(id_) or id_, partial(self._regenerate, turn))
+        match control:
+            case Control.HELPFUL | Control.NOT_HELPFUL:
+                is_kept = await self._handler.rate(turn_id, person.id, is_helpful=control is Control.HELPFUL)
+                return "Thank you, I wrote that down." if is_kept else TURN_GONE
+            case Control.STOP:
+                running = self._handler.running_turn(turn_id)
+                if running is None:
+                    return "This answer has ended already."
+                running.stop()
+                return None
+            case Control.REGENERATE:
+                id_ = (turn.key.workspace, turn.message_id)
+                return await self._mailboxes.run(self._conversations.get(id_) or id_, partial(self._regenerate, turn))
+            case _ as never:
+                assert_never(never)
 
     async def reset(self, key: ThreadKey) -> str:
         if await self._handler.reset_chat(key):
+            await self._absence.do_not_look_back()
             return "I have forgotten this chat. Send me a picture, and we start anew."
         return "There is no chat here that I could forget."
 
     async def forget(self, author_id: str) -> str:
+        self._router.has_forgotten(author_id, datetime.now(UTC))
         num_turns = await self._handler.forget_author(self._platform.name, author_id)
+        await self._absence.do_not_look_back()
         if not num_turns:
             return "I have nothing stored about you."
         questions = "your question" if num_turns == 1 else f"your {num_turns} questions"
@@ -190,7 +199,7 @@ class Dispatcher:
         self._is_closing = True
         deadline = asyncio.get_running_loop().time() + grace_seconds
         await self._mailboxes.close(grace_seconds)
-        await end_tasks(self._tasks, deadline)
+        await self._tasks.aclose(max(0.0, deadline - asyncio.get_running_loop().time()))
         await self._screen.close(deadline)
 
     # -- steps -------------------------------------------------------------------------------------------------------------
@@ -258,7 +267,7 @@ class Dispatcher:
     async def _take_deletion(self, id_: MessageId) -> None:
         turn = await self._handler.retract(self._platform.name, *id_)
         if turn is not None:
-            self._begin(self._take_away(turn))
+            self._tasks.begin(self._take_away(turn))
 
     async def _take_away(self, turn: PlatformTurn) -> None:
         """Delete the messages that show a turn's answer."""
@@ -295,7 +304,7 @@ class Dispatcher:
             "A conversation on %s has more messages than I can take at once; the rest is left for later.", self._platform.name
         )
         if (post.is_mention or post.is_direct or self._backlog.is_ours(conversation)) and self._router.may_use(post):
-            self._begin(self._tell_too_many(post))
+            self._tasks.begin(self._tell_too_many(post))
 
     async def _tell_too_many(self, post: Post) -> None:
         with contextlib.suppress(DestinationGone, TryLater):
@@ -305,7 +314,7 @@ class Dispatcher:
 
     def _on_idle(self, conversation: Conversation) -> None:
         if self._backlog.has_left(conversation) and not self._is_closing:
-            self._begin(self._absence.answer_left(conversation))
+            self._tasks.begin(self._absence.answer_left(conversation))
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
@@ -319,19 +328,6 @@ class Dispatcher:
         self._conversations[id_] = conversation
         return conversation
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(_logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
 
 def _message(post: Post, key: ThreadKey, destination: str, attachments: Sequence[Attachment] = ()) -> IncomingMessage:
     return IncomingMessage(key, post.message_id, post.author, post.text, tuple(attachments), post.look_back, destination)
-
-
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception:
-        log.exception("Something that happened on a platform could not be dealt with.")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from adapters.access import Access
 from adapters.base import Author, ThreadHandler, ThreadKey
-from adapters.bounded import BoundedSet
+from adapters.bounded import BoundedDict, BoundedSet
 from adapters.post import Post
 
 _MAX_REMEMBERED = 10_000
@@ -22,7 +23,7 @@ MessageId = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SeenBefore:
-    """It was taken already, be it by an earlier run of the program, or it was deleted again."""
+    """It was taken already, be it by an earlier run of the program, or it was deleted or forgotten since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Router:
         self._handler = handler
         self._access = access
         self._taken: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)
+        self._forgotten: BoundedDict[str, datetime] = BoundedDict(_MAX_REMEMBERED)
         self._deleted: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)  # an event may come before its message
 
     def has_taken(self, post: Post) -> None:
@@ -60,6 +62,10 @@ class Router:
     def has_deleted(self, workspace: str, message_id: str) -> None:
         """The message will not be taken any more."""
         self._deleted.add((workspace, message_id))
+
+    def has_forgotten(self, author_id: str, at: datetime) -> None:
+        """What this person wrote until then is not taken any more; it may be on its way from a look back."""
+        self._forgotten[author_id] = at
 
     def is_allowed(self, author: Author, workspace: str, channels: Collection[str], *, is_direct: bool) -> bool:
         return self._access.is_allowed(author, workspace, channels, is_direct=is_direct)
@@ -73,7 +79,9 @@ class Router:
         if not self.may_use(post):
             return NotForUs()
         id_ = _id_of(post)
-        if id_ in self._taken or id_ in self._deleted:
+        forgotten_at = self._forgotten.get(post.author.id)
+        is_forgotten = forgotten_at is not None and post.sent_at < forgotten_at
+        if id_ in self._taken or id_ in self._deleted or is_forgotten:
             return SeenBefore()
         route = await self._conversation(post)
         if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *id_) is not None:

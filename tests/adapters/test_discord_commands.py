@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
 from adapters.commands import COMMANDS, CommandName
@@ -295,7 +293,7 @@ async def test_quota_and_help() -> None:
 
 
 async def test_forget_asks_before_it_deletes() -> None:
-    async with world(catch_up=CatchUp(max_age=timedelta(0))) as w:  # which would ask the question again
+    async with world() as w:
         await w.ask()
         await w.answered()
         interaction = await w.discord.command("forget", w.channel)

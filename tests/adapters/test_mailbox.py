@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from adapters.base import Attachment
+from adapters.base import Attachment, ThreadKey
 from adapters.dispatcher import TOO_MANY_AT_ONCE, Dispatcher
 from adapters.mailbox import Conversation, Mailboxes
 from adapters.pace import Pace
@@ -328,6 +328,10 @@ class Away:
                 self.num_answered += 1
         assert [message.message_id for message in self.handler.messages] == list(message_ids)
 
+    async def settled(self) -> None:
+        if len(self.dispatcher._mailboxes):
+            await empty(self.dispatcher._mailboxes)
+
     async def mark(self) -> datetime:
         """What is written down now."""
         self.dispatcher.offline()
@@ -383,7 +387,7 @@ async def test_what_comes_while_posts_are_left_waits_behind_them() -> None:
 
 
 async def test_what_is_left_is_read_back_again_when_the_platform_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.absence._FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
     away, gate, failures = Away(max_posts=1), asyncio.Event(), [OSError("away"), OSError("away")]
     read_missed = away.read_missed
 
@@ -410,7 +414,7 @@ async def test_what_is_left_and_gone_from_the_platform_is_let_go(caplog: pytest.
     del away.written[1]
     gate.set()
     await away.asked("1")
-    await asyncio.wait_for(asyncio.gather(*away.dispatcher._tasks), TIMEOUT_SECONDS)
+    await asyncio.wait_for(asyncio.gather(*away.dispatcher._tasks._running), TIMEOUT_SECONDS)
     await away.dispatcher.close()
     assert "1 messages on memory that were left are gone" in caplog.text
     assert await away.mark() > away.written[0].sent_at
@@ -497,4 +501,23 @@ async def test_a_reply_that_comes_while_its_beginning_is_still_made_up_for_is_an
     gate.set()
     await away.asked("1", "2")
     await coming
+    await away.dispatcher.close()
+
+
+async def test_what_was_forgotten_on_purpose_is_not_made_up_for() -> None:
+    away = Away()
+    await away.online()
+    away.write("1")
+    await away.asked("1")
+    await away.settled()
+    assert "deleted your question" in await away.dispatcher.forget("u-ann")
+    away.write("2")
+    await away.asked("1", "2")
+    await away.settled()
+    assert "I have forgotten this chat" in await away.dispatcher.reset(ThreadKey("memory", "w", "c", "t"))
+    await away.mark()
+    again = Dispatcher(away.platform, away.handler, Pace(0.0, 1e6))  # whose mark reaches back a little
+    await again.online(away.read_missed)
+    await again.close()
+    assert len(away.handler.messages) == 2
     await away.dispatcher.close()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
 
-from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
 from adapters.commands import COMMANDS, CommandName
 from adapters.slack.actions import HELP
@@ -94,7 +92,7 @@ async def test_forgetting_waits_for_the_button_which_outlives_a_restart(world: S
         with pytest.raises(LookupError):
             await slack.click(bob, asking, FORGET)
     await world.stop()
-    async with running(slack, world.handler, catch_up=CatchUp(max_age=timedelta(0))):  # which would ask the question again
+    async with running(slack, world.handler):
         await slack.click(world.ann, asking, FORGET)
         await slack.wait_for(lambda: "I have deleted your question" in asking.shown)
     assert world.handler.platform_turns == {}
