@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from adapters.absence import CatchUp
 from adapters.access import Access, parse_entries
-from adapters.base import AnswerText, Author, Quota, ThreadKey
+from adapters.base import Answer, AnswerText, Author, IncomingMessage, Quota, ThreadKey
 from adapters.dispatcher import ONLY_ASKER, TURN_GONE, Dispatcher
 from adapters.pace import Pace
 from adapters.phrases import quota_sentence
@@ -118,9 +118,17 @@ async def test_a_message_in_a_thread_whose_beginning_is_still_being_accepted_bel
         slow = SlowImage()
         beginning = asyncio.create_task(b.dispatcher.on_post(start(attachments=(slow.attachment(),))))
         await slow.begun.wait()
-        await b.dispatcher.on_post(post("2", "And?", thread="1"))
+        handle, is_ours = b.handler.handle, asyncio.Event()
+
+        async def tell(message: IncomingMessage) -> Answer:
+            is_ours.set()
+            return await handle(message)
+
+        b.handler.handle = tell  # type: ignore[method-assign]
+        following = asyncio.create_task(b.dispatcher.on_post(post("2", "And?", thread="1")))
+        await is_ours.wait()
         slow.go.set()
-        await beginning
+        await asyncio.gather(beginning, following)
         assert b.questions == ["1", "2"]
 
 
