@@ -12,6 +12,7 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from adapters.base import AnswerStatus, Waiting
 from bot.answers import RunningAnswer
@@ -53,10 +54,16 @@ class AnswerWriter:
                 answer.add_notice("I kept the earlier answer.")
                 answer.end(AnswerStatus.STOPPED)
                 return
-            if finished is not None and finished.reason is FinishReason.LENGTH:
-                answer.add_notice(CUT_NOTICE)
-            was_cut_off = finished is None or finished.reason is FinishReason.CANCELLED
-            status = AnswerStatus.STOPPED if was_cut_off else AnswerStatus.COMPLETE
+            status = AnswerStatus.COMPLETE
+            match FinishReason.CANCELLED if finished is None else finished.reason:
+                case FinishReason.STOP:
+                    pass
+                case FinishReason.LENGTH:
+                    answer.add_notice(CUT_NOTICE)
+                case FinishReason.CANCELLED:
+                    status = AnswerStatus.STOPPED
+                case _ as never:
+                    assert_never(never)
             token_ids = None if finished is None else finished.token_ids or None  # a remote engine gives none
             await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
             answer.end(status)
@@ -97,6 +104,8 @@ class AnswerWriter:
                         answer.write(event.text)
                     case Finished():
                         finished = event
+                    case _ as never:
+                        assert_never(never)
         finally:
             stream.cancel()
         return finished

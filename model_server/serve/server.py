@@ -17,7 +17,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -181,6 +181,8 @@ class CompletionServer:
             text = ""
             async for news in stream:
                 match news:
+                    case Queued():
+                        pass
                     case Delta():
                         text += stops.add(news.text)
                         if stops.is_found:
@@ -189,6 +191,8 @@ class CompletionServer:
                         self._remember(chat, news)
                         reason = "stop" if stops.is_found else finish_reason_name(news.reason)
                         return web.json_response(completion.whole(text + stops.flush(), reason, news.usage))
+                    case _ as never:
+                        assert_never(never)
         raise AssertionError("a stream ends with Finished or raises")
 
     def _remember(self, chat: ChatRequest, end: Finished) -> None:
@@ -219,6 +223,8 @@ class _Streamed:
                     case Finished():
                         on_end(news)
                         await self._end(news)
+                    case _ as never:
+                        assert_never(never)
         except ModelServerError as error:
             if not self._response.prepared:
                 raise
