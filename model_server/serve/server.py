@@ -169,11 +169,11 @@ class CompletionServer:
         request = await asyncio.to_thread(read_request, await http.read())
         self._check_model(request.model)
         max_images = self._model.capabilities.max_images_per_chat
-        messages = await read_messages(request, self._fetch, self._max_image_bytes, max_images)
+        messages, system = await read_messages(request, self._fetch, self._max_image_bytes, max_images)
         completion = Completion(f"chatcmpl-{uuid.uuid4().hex}", request.model)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
-        chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages), sampling)
-        await self._model.num_prompt_tokens(chat.messages)  # `submit` counts at once what was counted before
+        chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages, system), sampling, system)
+        await self._model.num_prompt_tokens(chat.messages, chat.system)  # `submit` counts at once what was counted before
         async with self._model.submit(chat) as stream:
             if request.stream:
                 return await _Streamed(http, request, completion).send(stream, lambda end: self._remember(chat, end))
@@ -196,7 +196,7 @@ class CompletionServer:
         raise AssertionError("a stream ends with Finished or raises")
 
     def _remember(self, chat: ChatRequest, end: Finished) -> None:
-        self._known_answers.remember(chat.messages, end.text, end.token_ids)
+        self._known_answers.remember(chat.messages, end.text, end.token_ids, chat.system)
 
 
 class _Streamed:

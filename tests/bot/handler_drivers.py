@@ -126,7 +126,7 @@ class WrittenModel:
             raise refusal
         return WrittenStream(self.said[int(request.request_id.split("-")[1])])  # turn-7-...
 
-    async def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
+    async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
         return len(messages)
 
 
