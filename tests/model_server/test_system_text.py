@@ -110,6 +110,11 @@ def test_a_template_that_wants_text_alone_for_it_gets_that(checkpoint: Checkpoin
     assert PromptTemplate(checkpoint.tokenizer, wants_text).text([Q1], PIRATE) == f"<<SYS>>{PIRATE}<</SYS>>[INST] Q1 [/INST]"
 
 
+def num_alike(ids: list[int], other: list[int]) -> int:
+    """How many of the first are the same."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, other, strict=False)))
+
+
 async def ask(loop: InferenceLoop, question: Message, system: str | None) -> Finished:
     request = ChatRequest("ask", (question,), SamplingParams(max_new_tokens=8, temperature=0), system)
     async with loop.submit(request) as stream:
@@ -141,10 +146,7 @@ async def test_chats_that_were_told_different_things_share_no_rows_after_that(
         assert finished.usage.num_prompt_tokens == await loop.num_prompt_tokens([question], system)
         ids = flat(template.encode([question], system))
         if system not in prompts:
-            num_common = [
-                sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, other, strict=False)))
-                for other in prompts.values()
-            ]
+            num_common = [num_alike(ids, other) for other in prompts.values()]
             assert finished.usage.num_cached_tokens <= max(num_common, default=0)
         prompts[system] = ids
     assert finished.usage.num_cached_tokens > 16  # the pirate again
