@@ -6,7 +6,6 @@ The same tests run over it and over the bot's own handler: `tests/bot/test_handl
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
 import itertools
 from collections import defaultdict
@@ -23,7 +22,6 @@ from adapters.base import (
     AnswerStatus,
     AnswerText,
     Attachment,
-    AttachmentError,
     Author,
     ChatView,
     Ended,
@@ -37,6 +35,7 @@ from adapters.base import (
     Waiting,
 )
 from bot.answers import RunningAnswer, ended_answer
+from bot.images import ImageReader
 
 TIMEOUT_SECONDS = 10.0
 
@@ -120,8 +119,7 @@ class MemoryChatHandler:
 
     async def take_back(self, answer: WrittenAnswer, error: str) -> None:
         """As when the queue turns out to be full after the question was stored."""
-        turn_id = answer.turn_id or 0
-        self._forget([turn_id])
+        self._forget([answer.turn_id or 0])
         answer.forget_turn()
         answer.end(AnswerStatus.FAILED, error)
 
@@ -309,20 +307,11 @@ class MemoryChatHandler:
         attachments: Sequence[Attachment] = message.attachments
         if not attachments and message.look_back is not None and not any(self._turns[turn_id].image_ids for turn_id in before):
             attachments = await message.look_back()
-        image_ids, failures = [], []
-        for attachment in attachments:
-            try:
-                data = await attachment.fetch(20_000_000)
-                with Image.open(io.BytesIO(data)) as image:
-                    media_type = Image.MIME[image.format or ""]
-            except AttachmentError as reason:
-                failures.append(f"I could not use {attachment.name}: {reason}.")
-            except OSError:
-                failures.append(f"I could not use {attachment.name}: it is not a picture.")
-            else:
-                image_ids.append(hashlib.sha256(data).hexdigest())
-                self._images[image_ids[-1]] = data, media_type
-        return tuple(image_ids), failures, " ".join(failures) if failures and not image_ids else None
+        reader = ImageReader(20_000_000)
+        found = await reader.read(reader.candidates("", attachments, has_image=False), len(attachments))
+        self._images |= {image.sha256: (image.data, image.media_type) for _, image in found.used}
+        error = " ".join(found.failures) if found.failures and not found.used else None
+        return tuple(image.sha256 for _, image in found.used), found.failures, error
 
     async def _begin(self, turn_id: int, notices: Sequence[str], error: str | None = None) -> WrittenAnswer:
         """Have the turn answered, or refuse it with an `error`."""
@@ -366,10 +355,10 @@ class MemoryChatHandler:
 
     def _asked_by(self, platform: str, workspace: str, message_id: str) -> int | None:
         """The turn whose question this message is."""
-        for turn_id, turn in self.platform_turns.items():
-            if (turn.key.platform, turn.key.workspace, turn.message_id) == (platform, workspace, message_id):
-                return turn_id
-        return None
+        questions = {
+            (turn.key.platform, turn.key.workspace, turn.message_id): turn.turn_id for turn in self.platform_turns.values()
+        }
+        return questions.get((platform, workspace, message_id))
 
     def _turns_of(self, platform: str, author_id: str) -> list[int]:
         turns = self.platform_turns.values()
