@@ -158,13 +158,20 @@ class ChatHandler(Protocol):
     """What the bot offers to every adapter. Methods may be called at once from many tasks; one thread is served in order."""
 
     async def handle(self, message: IncomingMessage) -> Answer:
-        """Start or continue the chat of `message.key`. Never raises for bad input: that is told in the answer's events."""
+        """Start or continue the chat of `message.key`. Never raises for bad input: that is told in the answer's events.
+
+        A caller that is cancelled takes nothing back. A message that is not taken (the queue is full) leaves nothing behind, and
+        may be handed in again.
+        """
 
     async def regenerate(self, key: ThreadKey) -> Answer | None:
-        """Answer the thread's last question again; None when there is none."""
+        """Answer the thread's last question again; None when there is none. While it is being written, that answer.
+
+        The earlier answer is kept until the new one has come, and when it fails. What was refused is refused again.
+        """
 
     def running_answer(self, key: ThreadKey) -> Answer | None:
-        """The answer that is being written in this thread, for a listener that came late."""
+        """The answer that is being written in this thread (the first, when more wait), for a listener that came late."""
 
     async def list_chats(self, platform: str, workspace: str) -> Sequence[ChatView]:
         """Newest first, without their turns."""
@@ -175,7 +182,7 @@ class ChatHandler(Protocol):
         """Stop what runs there and delete everything that is stored about it; False when there was nothing."""
 
     async def read_image(self, key: ThreadKey, sha256: str) -> tuple[bytes, str] | None:
-        """The bytes and media type of a picture in that chat."""
+        """The bytes and media type of a picture that a turn of this chat shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +214,19 @@ class ThreadHandler(ChatHandler, Protocol):
     """
 
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
-        """The question `message.message_id` says something else now: answer it anew. None when it is unknown or says the same."""
+        """The question `message.message_id` says something else now: stop its answer, and answer it anew.
+
+        None when it is unknown or says the same; that a picture cannot be fetched any more is no change.
+        """
 
     async def retract(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
-        """The question was deleted: stop its answer and forget the turn. Where it stood; None when it is unknown."""
+        """The question was deleted: stop its answer and forget the turn, also while it is being accepted.
+
+        Where it stood; None when it is unknown.
+        """
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:
-        """Answer this turn's question again; None when the turn is gone."""
+        """Answer this turn's question again, as `regenerate` does; None when the turn is gone."""
 
     def running_turn(self, turn_id: int) -> Answer | None:
         """The turn's answer, while it waits or is being written."""
@@ -221,12 +234,12 @@ class ThreadHandler(ChatHandler, Protocol):
     async def find_turn(self, turn_id: int) -> PlatformTurn | None: ...
 
     async def find_message(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
-        """The turn of which this message is the question or shows the answer."""
+        """The turn of which this message is the question, or else the newest whose answer it shows."""
 
     async def has_chat(self, key: ThreadKey) -> bool: ...
 
     async def latest_chat(self, platform: str, workspace: str, channel: str) -> ThreadKey | None:
-        """The chat in this channel that was touched last."""
+        """The chat in this channel that was touched last: by a question, an edit, or the end of an answer."""
 
     async def reset_chat(self, key: ThreadKey) -> bool:
         """Stop what runs there and forget all turns, but stay in the thread; False when there was no chat."""
@@ -235,10 +248,14 @@ class ThreadHandler(ChatHandler, Protocol):
         """A thread or channel is gone: delete its chats (whose `thread` or `channel` is `room`); returns how many."""
 
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
-        """Which messages show the answer; `is_delivered`: all of it stands there. Does nothing when the turn is gone."""
+        """Which messages show the answer; `is_delivered`: all of it is shown. Does nothing when the turn is gone.
+
+        While the answer is being written anew it counts as undelivered, whatever is said of the earlier one; one that was stopped
+        does not.
+        """
 
     async def undelivered(self, platform: str) -> Sequence[tuple[PlatformTurn, Answer]]:
-        """Answers of the last days that are not known to stand in their place: running ones, and ended ones."""
+        """Answers of the last days that are not known to be shown in full, oldest question first: running ones, and ended ones."""
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
         """Keep what somebody thinks of an answer (the last word counts); False when the turn is gone."""

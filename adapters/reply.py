@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import assert_never
 
 from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, ThreadHandler, Waiting
 from adapters.markdown import heal, split_pages
@@ -70,8 +71,8 @@ class _State:
         notices, text = list(self.notices), self.text
         controls: tuple[Control, ...] = () if turn_id is None else _AFTER_END
         match ended.status:
-            case AnswerStatus.COMPLETE if not text.strip():
-                text = NOTHING_SAID
+            case AnswerStatus.COMPLETE:
+                text = text if text.strip() else NOTHING_SAID
             case AnswerStatus.STOPPED:
                 notices.append(STOPPED)
             case AnswerStatus.FAILED:
@@ -82,6 +83,8 @@ class _State:
                     text = ended.error or NOTHING_SAID
             case AnswerStatus.PENDING:
                 controls, notices = (), notices or [NOT_YET]
+            case _ as never:
+                assert_never(never)
         texts = split_pages(text, max_chars) or [""]
         texts[-1] = heal(texts[-1])  # nothing of ours stands in a code block that the model left open
         groups = _grouped([notice for notice in notices if notice], max_chars, max_chars - len(texts[-1]))
@@ -161,6 +164,8 @@ class _Painting:
                 case Ended():
                     self._turn_id = self._answer.turn_id  # a question may have been taken back
                     self._state.ended, self._ended_at = event, self._clock()
+                case _ as never:
+                    assert_never(never)
             self._changed.set()
 
     async def _paint(self) -> Shown:

@@ -15,7 +15,7 @@ import unicodedata
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, assert_never
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.formatted_text import HTML
@@ -115,6 +115,8 @@ class TerminalAdapter:
                     case Ended():
                         status.stop()
                         self._say_end(event)
+                    case _ as never:
+                        assert_never(never)
 
     def _say_end(self, ended: Ended) -> None:
         match ended.status:
@@ -122,8 +124,10 @@ class TerminalAdapter:
                 self._end_line()
             case AnswerStatus.STOPPED:
                 self._say("(stopped)", "dim")
-            case _:
+            case AnswerStatus.FAILED | AnswerStatus.PENDING:
                 self._say(ended.error or "There is no answer yet.", "yellow")
+            case _ as never:
+                assert_never(never)
 
     def _end_line(self) -> None:
         if self._is_in_line:
@@ -144,6 +148,8 @@ async def ask_once(handler: ChatHandler, image: str, question: str, out: TextIO,
     with _on_ctrl_c(answer.stop):
         async for event in answer.events():
             match event:
+                case Waiting():
+                    pass
                 case Notice():
                     remarks.append(event.text)
                 case AnswerText():
@@ -151,6 +157,8 @@ async def ask_once(handler: ChatHandler, image: str, question: str, out: TextIO,
                     print(printable(event.text), end="", file=out, flush=True)
                 case Ended():
                     ended = event
+                case _ as never:
+                    assert_never(never)
     if has_text:
         print(file=out, flush=True)
     is_complete = ended is not None and ended.status is AnswerStatus.COMPLETE

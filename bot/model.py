@@ -24,8 +24,8 @@ class Model(Protocol):
     def submit(self, request: ChatRequest) -> TokenStream:
         """Return at once, or raise RequestRefused at once."""
 
-    async def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Length of the prompt that these messages make, image tokens included."""
+    async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        """Length of the prompt that these messages make, image tokens and the system text included."""
 
 
 class LocalModel(Model, Protocol):

@@ -12,6 +12,8 @@ import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import assert_never
 
 from adapters.base import AnswerStatus, Waiting
 from bot.answers import RunningAnswer
@@ -37,6 +39,7 @@ class AnswerWriter:
     model: Model
     max_new_tokens: int = 512
     temperature: float = 0.2
+    system: str | None = None  # what the model is told before every chat; None: what its template says by itself
 
     async def write(self, turn: StoredTurn, answer: RunningAnswer, *, is_patient: bool = False, is_edited: bool = False) -> None:
         """Answer `turn`, telling `answer`'s listeners.
@@ -53,10 +56,16 @@ class AnswerWriter:
                 answer.add_notice("I kept the earlier answer.")
                 answer.end(AnswerStatus.STOPPED)
                 return
-            if finished is not None and finished.reason is FinishReason.LENGTH:
-                answer.add_notice(CUT_NOTICE)
-            was_cut_off = finished is None or finished.reason is FinishReason.CANCELLED
-            status = AnswerStatus.STOPPED if was_cut_off else AnswerStatus.COMPLETE
+            status = AnswerStatus.COMPLETE
+            match FinishReason.CANCELLED if finished is None else finished.reason:
+                case FinishReason.STOP:
+                    pass
+                case FinishReason.LENGTH:
+                    answer.add_notice(CUT_NOTICE)
+                case FinishReason.CANCELLED:
+                    status = AnswerStatus.STOPPED
+                case _ as never:
+                    assert_never(never)
             token_ids = None if finished is None else finished.token_ids or None  # a remote engine gives none
             await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
             answer.end(status)
@@ -97,6 +106,8 @@ class AnswerWriter:
                         answer.write(event.text)
                     case Finished():
                         finished = event
+                    case _ as never:
+                        assert_never(never)
         finally:
             stream.cancel()
         return finished
@@ -117,12 +128,13 @@ class AnswerWriter:
         if not any(exchange.images for exchange in exchanges):  # the question that brought it was taken back
             raise RequestRefused(NO_IMAGE)
         room = context_length - min(self.max_new_tokens, max(1, context_length // 4))
-        fitted = await fit_history(exchanges, room, self.model.num_prompt_tokens)
+        fitted = await fit_history(exchanges, room, partial(self.model.num_prompt_tokens, system=self.system))
         sampling = SamplingParams(
             max_new_tokens=min(self.max_new_tokens, context_length - fitted.num_tokens),
             temperature=max(self.temperature, _AGAIN_TEMPERATURE) if is_again else self.temperature,
         )
-        return ChatRequest(f"turn-{turn.turn_id}-{uuid.uuid4().hex[:8]}", fitted.messages, sampling), fitted.num_dropped
+        request_id = f"turn-{turn.turn_id}-{uuid.uuid4().hex[:8]}"
+        return ChatRequest(request_id, fitted.messages, sampling, self.system), fitted.num_dropped
 
     async def _exchanges(self, turn: StoredTurn) -> list[Exchange]:
         """The chat of a turn from its first picture on, without what was never answered; `turn` is the open question."""

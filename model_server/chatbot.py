@@ -48,6 +48,7 @@ class LLaVAChatBot:
         **quant_kwargs: Any,
     ) -> None:
         self._messages: list[Message] | None = None
+        self._system: str | None = None
         self._image: Image | None = None
         self._template: PromptTemplate | None = None
         self._inference: InferenceLoop | None = None
@@ -89,16 +90,18 @@ class LLaVAChatBot:
         temperature: float = 0.2,
         max_new_tokens: int = 1024,
         use_cache: bool = True,
+        system: str | None = None,
         **kwargs: Any,
     ) -> str:
         """Forget the last chat, ask `prompt` about a picture, and return the answer. Raises a `ModelServerError`.
 
+        `system` is what the model is told before the whole chat, in place of what its template says there by itself.
         `kwargs` can be `top_p` and `top_k`. `use_cache` is there for the tutorial's sake: keys and values are always cached.
         """
         sampling = _sampling(do_sample, temperature, max_new_tokens, kwargs)
         self.setup_image(img_path)
         assert self._image is not None
-        self._messages = [Message(Role.USER, prompt, (self._image,))]
+        self._messages, self._system = [Message(Role.USER, prompt, (self._image,))], system
         try:
             return self.generate_answer(sampling)
         except BaseException:
@@ -129,7 +132,7 @@ class LLaVAChatBot:
         """Answer the chat's last question; `start_new_chat` and `continue_chat` call it."""
         if not self._messages or self._messages[-1].role is not Role.USER:
             raise RuntimeError(_NO_CHAT)
-        request = ChatRequest(uuid.uuid4().hex, tuple(self._messages), sampling or SamplingParams())
+        request = ChatRequest(uuid.uuid4().hex, tuple(self._messages), sampling or SamplingParams(), self._system)
         finished = self._wait(self._answer(request))
         self._messages.append(Message(Role.ASSISTANT, finished.text.strip(), token_ids=finished.token_ids))
         return finished.text.strip()
@@ -138,7 +141,7 @@ class LLaVAChatBot:
         """The whole chat as the model reads it, with `<image>` where the picture stands."""
         if self._messages is None or self._template is None:
             raise RuntimeError(_NO_CHAT)
-        return self._template.text(self._messages)
+        return self._template.text(self._messages, self._system)
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""

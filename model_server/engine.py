@@ -48,10 +48,10 @@ class Engine(Protocol):
         """Raises `ModelLoadError`. Called once, and again after each `unload`. `on_failure` is called at most once, when the engine
         broke and will never answer again."""
 
-    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt, pictures included. Fast for a chat whose earlier messages were counted before."""
+    def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        """Tokens of the prompt, pictures and system text included. Fast for a chat whose earlier messages were counted before."""
 
-    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         """Begin to answer. `request_id` was never used before."""
 
     def cancel(self, request_id: str) -> None:

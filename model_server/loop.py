@@ -103,9 +103,9 @@ class InferenceLoop:
         await loop.run_in_executor(self._beside, self._engine.start, from_engine, on_failure)
         self._is_loaded = True
 
-    async def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """How many tokens a chat's prompt has, pictures included. The answer needs room in the context, too."""
-        return await asyncio.to_thread(self._engine.num_prompt_tokens, messages)
+    async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        """How many tokens a chat's prompt has, pictures and system text included. The answer needs room in the context, too."""
+        return await asyncio.to_thread(self._engine.num_prompt_tokens, messages, system)
 
     def submit(self, request: ChatRequest) -> TokenStream:
         """Queue a request. Raises `QueueFull`, `PromptTooLong`, `ShuttingDown`, another `RequestRefused`, or `EngineFailed`."""
@@ -165,10 +165,10 @@ class InferenceLoop:
         if num_images > capabilities.max_images_per_chat:
             raise RequestRefused(f"I can look at {capabilities.max_images_per_chat} picture(s) in a chat, not {num_images}.")
         max_prompt = capabilities.context_length - 1
-        num_characters = sum(len(message.text) for message in request.messages)
+        num_characters = len(request.system or "") + sum(len(message.text) for message in request.messages)
         if num_characters > capabilities.context_length * _MAX_CHARACTERS_PER_TOKEN:
             raise PromptTooLong(num_characters // 4, max_prompt)
-        num_tokens = self._engine.num_prompt_tokens(request.messages)
+        num_tokens = self._engine.num_prompt_tokens(request.messages, request.system)
         if num_tokens > max_prompt:
             raise PromptTooLong(num_tokens, max_prompt)
         max_new_tokens = min(request.sampling.max_new_tokens, capabilities.context_length - num_tokens)
@@ -243,7 +243,7 @@ class InferenceLoop:
         def add() -> bool:
             if job.stream.is_ended:
                 return False
-            self._engine.add(job.engine_id, job.request.messages, job.request.sampling)
+            self._engine.add(job.engine_id, job.request.messages, job.request.sampling, job.request.system)
             return True
 
         try:

@@ -4,21 +4,26 @@ LLaVA-1.5 gets the prompt that it was trained with (conv_vicuna_v1; haotian-liu/
 
     <s>SYSTEM USER: <image>\\nQ1 ASSISTANT: A1</s>USER: Q2 ASSISTANT:
 
-Every other model gets its own chat template. A template is rendered with marks in place of what people and the model wrote, and
-each stretch between special tokens is encoded by itself. So a longer chat's prompt starts with the very ids of the shorter one's,
-an answer's ids are those that the model generated (kept, never re-made), and what people write never becomes a special token: a
-question that contains "</s>" or "<image>" is ordinary text.
+A request's own system text takes the place of SYSTEM.
+
+Every other model gets its own chat template, with the system text as its system message; where the template refuses that,
+leaves it out, or takes it for somebody's message, it goes before the first question. A template is rendered with marks in place of
+what people and the model wrote, and each stretch between special tokens is encoded by itself. So a longer chat's prompt starts with
+the very ids of the shorter one's, an answer's ids are those that the model generated (kept, never re-made), and what people write
+never becomes a special token: a question that contains "</s>" or "<image>" is ordinary text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -31,12 +36,15 @@ SYSTEM = (
 )
 IMAGE_PLACEHOLDER = "<image>"
 VICUNA = (
-    "{{ bos_token }}" + SYSTEM + " {% for message in messages %}{% if message.role == 'user' %}USER: "
+    "{{ bos_token }}{% if messages and messages[0].role == 'system' %}{{ messages[0].content[0].text }}{% else %}"
+    + SYSTEM
+    + "{% endif %} {% for message in messages %}{% if message.role == 'user' %}USER: "
     "{% for part in message.content %}{{ '<image>\n' if part.type == 'image' else part.text }}{% endfor %} ASSISTANT:"
-    "{% else %} {{ message.content[0].text }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% elif message.role == 'assistant' %} {{ message.content[0].text }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 _MAX_KEPT_LENGTH = 8192  # characters; a few huge questions must not fill the memory
-_MARK = re.compile("\ue000([0-9]+)\ue001")  # stands for a message's text in a rendered template
+_MARK = re.compile("\ue000([0-9]+|system)\ue001")  # stands for a message's text in a rendered template
+_SYSTEM_MARK = "\ue000system\ue001"
 _AFTER_SPECIAL = "\ufdd0\ufdd1"  # stands for any special token before a stretch of text: noncharacters, which nobody writes
 _AFTER_WORD = "a"
 _LAST_WORD = re.compile(r"\S*\s*\Z")
@@ -100,22 +108,30 @@ class PromptTemplate:
         rendered = self._render(_shape(probe)) + self._render(((Role.USER, 1),))
         if _MARK.findall(rendered) != ["0", "1", "2", "0"] or rendered.count(image_token) != 1:
             raise ValueError("the chat template does not write each text and each picture once, in order")
+        self._takes_system = False
+        for is_list in (True, False):  # as a message's content may be written; templates of before pictures know text alone
+            self._system_content: Any = [{"type": "text", "text": _SYSTEM_MARK}] if is_list else _SYSTEM_MARK
+            if self._writes_system(_shape(probe)) and self._writes_system(((Role.USER, 1),)):
+                self._takes_system = True
+                break
 
-    def text(self, messages: Sequence[Message]) -> str:
+    def text(self, messages: Sequence[Message], system: str | None = None) -> str:
         """The prompt as text, an image token standing for a picture; for people to read, not for the model."""
-        rendered = self._render(_shape(messages))
+        messages, system = self._placed(messages, system)
+        rendered = self._render(_shape(messages), system is not None)
         if self._chat_template == VICUNA:
             rendered = rendered.removeprefix(str(self._tokenizer.bos_token))
-        return _MARK.sub(lambda mark: messages[int(mark[1])].text.strip(), rendered)
+        return _MARK.sub(lambda mark: (system or "") if mark[1] == "system" else messages[int(mark[1])].text.strip(), rendered)
 
-    def encode(self, messages: Sequence[Message]) -> Prompt:
+    def encode(self, messages: Sequence[Message], system: str | None = None) -> Prompt:
         """The prompt of a chat that the model is to continue. Raises ValueError unless user and assistant alternate, user last."""
         _check_order(messages)
+        messages, system = self._placed(messages, system)
         images = iter([image for message in messages for image in message.images])
         parts: list[tuple[int, ...] | Image] = []
-        writes_bos = self._render(_shape(messages)).startswith(str(self._tokenizer.bos_token))
+        writes_bos = self._render(_shape(messages), system is not None).startswith(str(self._tokenizer.bos_token))
         ids: list[int] = [] if writes_bos else [*self._opening_ids]
-        for piece in self._pieces(messages):
+        for piece in self._pieces(messages, system):
             if piece is None:
                 parts += [tuple(ids), next(images)]
                 ids = []
@@ -123,9 +139,16 @@ class PromptTemplate:
                 ids += piece
         return Prompt((*parts, tuple(ids)))
 
-    def _pieces(self, messages: Sequence[Message]) -> Iterator[tuple[int, ...] | None]:
+    def _placed(self, messages: Sequence[Message], system: str | None) -> tuple[Sequence[Message], str | None]:
+        """The chat and the system text, or the chat with that before its first question."""
+        system = (system or "").strip() or None
+        if system is None or self._takes_system or not messages:
+            return messages, system
+        return (replace(messages[0], text=f"{system}\n\n{messages[0].text}"), *messages[1:]), None
+
+    def _pieces(self, messages: Sequence[Message], system: str | None) -> Iterator[tuple[int, ...] | None]:
         """Ids, and None for a picture."""
-        rendered = self._render(_shape(messages))
+        rendered = self._render(_shape(messages), system is not None)
         context, text, start = "", "", 0
         is_trimmed = False
         for match in re.finditer(f"{_MARK.pattern}|{self._special.pattern}", rendered):
@@ -144,10 +167,13 @@ class PromptTemplate:
                 elif index is not None:
                     yield (index,)
                 continue
+            if match[1] == "system":
+                text += system or ""
+                continue
             message, number = messages[int(match[1])], int(match[1])
             written = message.text.strip()
             # An answer stands where it was generated: behind what the prompt ended with then. Templates differ from that by spaces.
-            opening = self._render(_shape(messages[:number])) if message.role is Role.ASSISTANT else ""
+            opening = self._render(_shape(messages[:number]), system is not None) if message.role is Role.ASSISTANT else ""
             stem, head = opening.rstrip(), rendered[: match.start()]
             if not stem or not head.startswith(stem) or head[len(stem) :].strip():
                 text += written
@@ -164,8 +190,23 @@ class PromptTemplate:
         rest = rendered[start:]
         yield self._encode(context, text + (rest.lstrip() if is_trimmed else rest))
 
-    def _render_shape(self, shape: _Shape) -> str:
-        chat: list[Any] = []
+    def _writes_system(self, shape: _Shape) -> bool:
+        """Whether the template writes a system message once, before all others, and not as though one of them had said it."""
+        try:
+            rendered = self._render_shape(shape, True)
+        except (TemplateError, TypeError):
+            return False
+        marks = ["system", *(str(number) for number in range(len(shape)))]
+        if _MARK.findall(rendered) != marks or "'type'" in rendered:  # the latter where it wants a text and got a list
+            return False
+        for role in Role:
+            with contextlib.suppress(TemplateError, TypeError):
+                if self._render_shape(shape, True, str(role)) == rendered:
+                    return False
+        return True
+
+    def _render_shape(self, shape: _Shape, has_system: bool = False, system_role: str = "system") -> str:
+        chat: list[Any] = [{"role": system_role, "content": self._system_content}] if has_system else []
         for number, (role, num_images) in enumerate(shape):
             text = {"type": "text", "text": f"\ue000{number}\ue001"}
             chat.append({"role": str(role), "content": [*({"type": "image"} for _ in range(num_images)), text]})

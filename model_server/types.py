@@ -69,11 +69,16 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A whole chat to be continued; its last message is the user's."""
+    """A whole chat to be continued; its last message is the user's.
+
+    `system` is what the model is told before all of it, in place of what its template says there by itself; None or blank: nothing
+    of ours. A model whose template has no place for it reads it in front of the first question.
+    """
 
     request_id: str
     messages: tuple[Message, ...]
     sampling: SamplingParams = SamplingParams()
+    system: str | None = None
 
 
 class FinishReason(StrEnum):

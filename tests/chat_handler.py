@@ -1,13 +1,18 @@
-"""A real `ThreadHandler` in memory, whose answers are written by the test: what a model would say, when it says it."""
+"""A `ThreadHandler` in memory, whose answers are written by the test: what a model would say, when it says it.
+
+The same tests run over it and over the bot's own handler: `tests/bot/test_handler_contract.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import io
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import assert_never
 
 from PIL import Image, ImageDraw
 
@@ -17,7 +22,6 @@ from adapters.base import (
     AnswerStatus,
     AnswerText,
     Attachment,
-    AttachmentError,
     Author,
     ChatView,
     Ended,
@@ -28,7 +32,10 @@ from adapters.base import (
     ThreadHandler,
     ThreadKey,
     TurnView,
+    Waiting,
 )
+from bot.answers import RunningAnswer, ended_answer
+from bot.images import ImageReader
 
 TIMEOUT_SECONDS = 10.0
 
@@ -45,43 +52,33 @@ def draw_image(size: tuple[int, int] = (320, 240)) -> bytes:
     return file.getvalue()
 
 
-class WrittenAnswer:
-    """An answer whose events the test adds one by one. It keeps all of them, so that a late listener gets them too."""
+class WrittenAnswer(RunningAnswer):
+    """The bot's answer, whose events the test adds one by one, and which does not stop by itself."""
 
     def __init__(self, key: ThreadKey, turn_id: int | None) -> None:
-        self.key = key
-        self.turn_id = turn_id
+        super().__init__(key, turn_id)
         self.is_stop_wanted = asyncio.Event()
-        self._events: list[AnswerEvent] = []
-        self._changed = asyncio.Condition()
-
-    @property
-    def text(self) -> str:
-        return "".join(event.text for event in self._events if isinstance(event, AnswerText))
+        self.is_refused = False  # the question is not put to the model
+        self.when_stopped(self.is_stop_wanted.set)
 
     async def add(self, *events: AnswerEvent) -> None:
-        async with self._changed:
-            self._events.extend(events)
-            self._changed.notify_all()
-
-    async def events(self) -> AsyncIterator[AnswerEvent]:
-        index = 0
-        while True:
-            async with self._changed:
-                await self._changed.wait_for(lambda: len(self._events) > index)  # noqa: B023 - awaited at once
-            event = self._events[index]
-            index += 1
-            yield event
-            if isinstance(event, Ended):
-                return
-
-    def stop(self) -> None:
-        self.is_stop_wanted.set()
+        for event in events:
+            match event:
+                case Waiting():
+                    self.wait_at(event)
+                case Notice(text):
+                    self.add_notice(text)
+                case AnswerText(text):
+                    self.write(text)
+                case Ended(status, error):
+                    self.end(status, error)
+                case _ as never:
+                    assert_never(never)
 
 
 @dataclass
 class MemoryChatHandler:
-    """Records every message; a test takes the answers from `next_answer` and writes them with `write` and `end`."""
+    """Records every message; a test takes the answers from `next_answer` and writes them with `add` and `end`."""
 
     messages: list[IncomingMessage] = field(default_factory=list)
     next_refusal: str | None = None
@@ -90,13 +87,15 @@ class MemoryChatHandler:
     ratings: dict[tuple[int, str], bool] = field(default_factory=dict)
     notes: dict[tuple[str, str], str] = field(default_factory=dict)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # of `delivered`
-    _chats: dict[ThreadKey, ChatView] = field(default_factory=dict)
-    _images: dict[tuple[ThreadKey, str], tuple[bytes, str]] = field(default_factory=dict)
-    _answers: dict[str, WrittenAnswer] = field(default_factory=dict)  # the newest of each message
-    _running: dict[ThreadKey, WrittenAnswer] = field(default_factory=dict)
-    _running_turns: dict[int, WrittenAnswer] = field(default_factory=dict)
+    _touched: dict[ThreadKey, datetime] = field(default_factory=dict)  # the chats
+    _turns: dict[int, TurnView] = field(default_factory=dict)
+    _answers: dict[int, WrittenAnswer] = field(default_factory=dict)  # the newest of each turn, in the order of their beginnings
+    _images: dict[str, tuple[bytes, str]] = field(default_factory=dict)
+    _added_images: set[tuple[ThreadKey, str]] = field(default_factory=set)
+    _accepting: dict[tuple[str, str, str], asyncio.Task[RunningAnswer]] = field(default_factory=dict)
+    _locks: defaultdict[ThreadKey, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _new_answers: asyncio.Queue[WrittenAnswer] = field(default_factory=asyncio.Queue)
-    _num_turns: int = 0
+    _turn_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     # -- for the test
 
@@ -105,9 +104,12 @@ class MemoryChatHandler:
             return await self._new_answers.get()
 
     async def end(self, answer: WrittenAnswer, status: AnswerStatus = AnswerStatus.COMPLETE, error: str | None = None) -> None:
-        notices = tuple(event.text for event in answer._events if isinstance(event, Notice))
-        self._replace_turn(answer, lambda turn: replace(turn, answer=answer.text, status=status, error=error, notices=notices))
-        await self._finish(answer, Ended(status, error))
+        turn_id = answer.turn_id or 0
+        turn, has_failed = self._turns[turn_id], status is AnswerStatus.FAILED
+        if not (has_failed and turn.answer):  # an earlier answer is kept
+            text = "" if has_failed else answer.text
+            self._keep(replace(turn, answer=text, status=status, error=error, notices=answer.notices))
+        answer.end(status, error)
 
     async def answer_next(self, *pieces: str, status: AnswerStatus = AnswerStatus.COMPLETE) -> WrittenAnswer:
         answer = await self.next_answer()
@@ -117,11 +119,9 @@ class MemoryChatHandler:
 
     async def take_back(self, answer: WrittenAnswer, error: str) -> None:
         """As when the queue turns out to be full after the question was stored."""
-        turn_id = answer.turn_id or 0
-        self._forget(turn_id)
-        self._running_turns.pop(turn_id, None)
-        answer.turn_id = None
-        await self._finish(answer, Ended(AnswerStatus.FAILED, error))
+        self._forget([answer.turn_id or 0])
+        answer.forget_turn()
+        answer.end(AnswerStatus.FAILED, error)
 
     async def wait_delivered(self, turn_id: int | None) -> PlatformTurn:
         """Where the turn stands, once all of its answer stands there too."""
@@ -131,110 +131,114 @@ class MemoryChatHandler:
         return self.platform_turns[turn_id]
 
     def add_image(self, key: ThreadKey, sha256: str, data: bytes, media_type: str) -> None:
-        self._images[key, sha256] = data, media_type
+        """A picture that no turn shows, and that nothing has looked at."""
+        self._images[sha256] = data, media_type
+        self._added_images.add((key, sha256))
 
     # -- ChatHandler
 
     async def handle(self, message: IncomingMessage) -> Answer:
         self.messages.append(message)
-        if message.message_id in self._answers:
-            return self._answers[message.message_id]
-        if self.next_refusal is not None:
-            sentence, self.next_refusal = self.next_refusal, None
-            refused = WrittenAnswer(message.key, None)
-            await refused.add(Ended(AnswerStatus.FAILED, sentence))
-            return refused
-        image_ids, error = await self._read_images(message, self._turns(message.key))
-        self._num_turns += 1
-        turn_id, key = self._num_turns, message.key
-        now = datetime.now(UTC) + timedelta(microseconds=turn_id)
-        turn = TurnView(turn_id, _question(message), "", AnswerStatus.PENDING, (), None, image_ids, now)
-        chat = self._chats.get(key) or ChatView(key, turn.question, now)
-        self._chats[key] = replace(chat, updated_at=now, turns=(*chat.turns, turn))
-        self.platform_turns[turn_id] = PlatformTurn(turn_id, key, message.message_id, message.author.id, message.destination)
-        return await self._answer_or_refuse(turn_id, error)
+        message_key = (message.key.platform, message.key.workspace, message.message_id)
+        task = self._accepting.get(message_key)
+        if task is None:
+            task = self._accepting[message_key] = asyncio.create_task(self._accept(message))
+            task.add_done_callback(lambda _: self._accepting.pop(message_key))
+        return await asyncio.shield(task)
 
     async def regenerate(self, key: ThreadKey) -> Answer | None:
-        turns = self._turns(key)
-        return await self.regenerate_turn(turns[-1].turn_id) if turns else None
+        turn_ids = self._turn_ids_in(key)
+        return await self.regenerate_turn(turn_ids[-1]) if turn_ids else None
 
     def running_answer(self, key: ThreadKey) -> Answer | None:
-        return self._running.get(key)
+        return next((answer for answer in self._answers.values() if answer.key == key and answer.ended is None), None)
 
     async def list_chats(self, platform: str, workspace: str) -> Sequence[ChatView]:
-        newest_first = sorted(self._chats.values(), key=lambda chat: chat.updated_at, reverse=True)
+        newest_first = sorted(self._touched, key=lambda key: self._touched[key], reverse=True)
         return [
-            replace(chat, turns=()) for chat in newest_first if (chat.key.platform, chat.key.workspace) == (platform, workspace)
+            replace(self._chat(key), turns=()) for key in newest_first if (key.platform, key.workspace) == (platform, workspace)
         ]
 
     async def read_chat(self, key: ThreadKey) -> ChatView | None:
-        return self._chats.get(key)
+        return self._chat(key) if key in self._touched else None
 
     async def delete_chat(self, key: ThreadKey) -> bool:
-        is_known = key in self._chats
-        await self._forget_turns(turn.turn_id for turn in self._turns(key))
-        self._chats.pop(key, None)  # which is empty after a reset
+        is_known = await self.reset_chat(key)
+        self._touched.pop(key, None)
         return is_known
 
     async def read_image(self, key: ThreadKey, sha256: str) -> tuple[bytes, str] | None:
-        return self._images.get((key, sha256))
+        is_shown = any(sha256 in self._turns[turn_id].image_ids for turn_id in self._turn_ids_in(key))
+        return self._images[sha256] if is_shown or (key, sha256) in self._added_images else None
 
     # -- ThreadHandler
 
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
-        platform_turn = await self.find_message(message.key.platform, message.key.workspace, message.message_id)
-        if platform_turn is None or platform_turn.message_id != message.message_id:
-            return None
-        turns = self._turns(platform_turn.key)
-        turn = next(turn for turn in turns if turn.turn_id == platform_turn.turn_id)
-        image_ids, error = await self._read_images(message, [other for other in turns if other.turn_id < turn.turn_id])
-        if (turn.question, turn.image_ids) == (_question(message), image_ids):
-            return None
-        self.messages.append(message)
-        if running := self._running_turns.get(turn.turn_id):
-            await self.end(running, AnswerStatus.STOPPED)
-        asked = replace(turn, question=_question(message), answer="", status=AnswerStatus.PENDING, error=None, image_ids=image_ids)
-        self._replace_turn(self._answers[platform_turn.message_id], lambda _: asked)
-        return await self._answer_or_refuse(turn.turn_id, error)
+        async with self._locks[message.key]:
+            turn_id = self._asked_by(message.key.platform, message.key.workspace, message.message_id)
+            if turn_id is None:
+                return None
+            turn = self._turns[turn_id]
+            before = [other for other in self._turn_ids_in(message.key) if other < turn_id]
+            image_ids, notices, error = await self._read_images(message, before)
+            if _question(message) == turn.question and (image_ids == turn.image_ids or notices or error):
+                return None  # that a picture cannot be fetched any more is no change of the question
+            self.messages.append(message)
+            await self._stop([turn_id])
+            asked = replace(turn, question=_question(message), answer="", error=None, image_ids=image_ids)
+            self._keep(replace(asked, status=AnswerStatus.PENDING, notices=()))
+            return await self._begin(turn_id, notices, error)
 
     async def retract(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
-        platform_turn = await self.find_message(platform, workspace, message_id)
-        if platform_turn is None or platform_turn.message_id != message_id:
+        if accepting := self._accepting.get((platform, workspace, message_id)):
+            await asyncio.wait([accepting])
+        turn_id = self._asked_by(platform, workspace, message_id)
+        if turn_id is None:
             return None
-        await self._forget_turns([platform_turn.turn_id])
-        return platform_turn
+        async with self._locks[self.platform_turns[turn_id].key]:
+            if turn_id not in self.platform_turns:
+                return None
+            await self._stop([turn_id])
+            platform_turn = self.platform_turns[turn_id]
+            self._forget([turn_id])
+            return platform_turn
 
     async def regenerate_turn(self, turn_id: int) -> Answer | None:
         if turn_id not in self.platform_turns:
             return None
-        return self._running_turns.get(turn_id) or await self._answer_or_refuse(turn_id, None)
+        async with self._locks[self.platform_turns[turn_id].key]:
+            if turn_id not in self.platform_turns:
+                return None
+            answer = self._answers[turn_id]
+            if answer.ended is None or answer.is_refused:
+                return answer
+            return await self._begin(turn_id, self._turns[turn_id].notices)
 
     def running_turn(self, turn_id: int) -> Answer | None:
-        return self._running_turns.get(turn_id)
+        answer = self._answers.get(turn_id)
+        return answer if answer is not None and answer.ended is None else None
 
     async def find_turn(self, turn_id: int) -> PlatformTurn | None:
         return self.platform_turns.get(turn_id)
 
     async def find_message(self, platform: str, workspace: str, message_id: str) -> PlatformTurn | None:
-        for platform_turn in self.platform_turns.values():
-            is_there = (platform_turn.key.platform, platform_turn.key.workspace) == (platform, workspace)
-            if is_there and message_id in (platform_turn.message_id, *platform_turn.reply_ids):
-                return platform_turn
-        return None
+        asked_by = self._asked_by(platform, workspace, message_id)
+        if asked_by is not None:
+            return self.platform_turns[asked_by]
+        there = [turn for turn in self.platform_turns.values() if (turn.key.platform, turn.key.workspace) == (platform, workspace)]
+        return next((turn for turn in reversed(there) if message_id in turn.reply_ids), None)
 
     async def has_chat(self, key: ThreadKey) -> bool:
-        return key in self._chats
+        return key in self._touched
 
     async def latest_chat(self, platform: str, workspace: str, channel: str) -> ThreadKey | None:
         return next((chat.key for chat in await self.list_chats(platform, workspace) if chat.key.channel == channel), None)
 
     async def reset_chat(self, key: ThreadKey) -> bool:
-        if key not in self._chats:
-            return False
-        kept = replace(self._chats[key], turns=())
-        await self.delete_chat(key)
-        self._chats[key] = kept
-        return True
+        async with self._locks[key]:
+            await self._stop(self._turn_ids_in(key))
+            self._forget(self._turn_ids_in(key), keeps_chats=True)
+            return key in self._touched
 
     async def delete_room(self, platform: str, workspace: str, room: str) -> int:
         keys = [chat.key for chat in await self.list_chats(platform, workspace) if room in (chat.key.channel, chat.key.thread)]
@@ -244,42 +248,33 @@ class MemoryChatHandler:
         if turn_id not in self.platform_turns:
             return
         self.platform_turns[turn_id] = replace(self.platform_turns[turn_id], reply_ids=tuple(reply_ids))
+        answer = self._answers[turn_id]
+        is_being_written = answer.ended is None and not answer.is_stopped
         async with self.changed:
-            (self.delivered.add if is_delivered else self.delivered.discard)(turn_id)
+            (self.delivered.add if is_delivered and not is_being_written else self.delivered.discard)(turn_id)
             self.changed.notify_all()
 
     async def undelivered(self, platform: str) -> Sequence[tuple[PlatformTurn, Answer]]:
-        platform_turns = [self.platform_turns[turn_id] for turn_id in sorted(self.platform_turns) if turn_id not in self.delivered]
-        return [
-            (platform_turn, self._answers[platform_turn.message_id])
-            for platform_turn in platform_turns
-            if platform_turn.key.platform == platform
-        ]
+        turns = [turn for turn_id, turn in self.platform_turns.items() if turn_id not in self.delivered]
+        return [(turn, self._answers[turn.turn_id]) for turn in turns if turn.key.platform == platform]
 
     async def rate(self, turn_id: int, author_id: str, *, is_helpful: bool) -> bool:
-        if turn_id not in self.platform_turns:
-            return False
-        self.ratings[turn_id, author_id] = is_helpful
-        return True
+        if turn_id in self.platform_turns:
+            self.ratings[turn_id, author_id] = is_helpful
+        return turn_id in self.platform_turns
 
     async def forget_author(self, platform: str, author_id: str) -> int:
-        for rating in [rating for rating in self.ratings if rating[1] == author_id]:
-            del self.ratings[rating]
-        platform_turns = [
-            platform_turn
-            for platform_turn in self.platform_turns.values()
-            if (platform_turn.key.platform, platform_turn.author_id) == (platform, author_id)
-        ]
-        await self._forget_turns([platform_turn.turn_id for platform_turn in platform_turns])
-        return len(platform_turns)
+        turn_ids = self._turns_of(platform, author_id)
+        await self._stop(turn_ids)
+        for turn_id, turn in self.platform_turns.items():
+            if turn.key.platform == platform:
+                self.ratings.pop((turn_id, author_id), None)
+        self._forget(turn_ids)
+        return len(turn_ids)
 
     async def quota(self, platform: str, workspace: str, author: Author) -> Quota:
-        return Quota(
-            sum(
-                (platform_turn.key.platform, platform_turn.author_id) == (platform, author.id)
-                for platform_turn in self.platform_turns.values()
-            )
-        )
+        turns = [self._turns[turn_id] for turn_id in self._turns_of(platform, author.id)]
+        return Quota(sum(turn.status is not AnswerStatus.FAILED for turn in turns))
 
     async def read_note(self, platform: str, name: str) -> str | None:
         return self.notes.get((platform, name))
@@ -289,72 +284,85 @@ class MemoryChatHandler:
 
     # -- inside
 
-    def _turns(self, key: ThreadKey) -> tuple[TurnView, ...]:
-        return self._chats[key].turns if key in self._chats else ()
+    async def _accept(self, message: IncomingMessage) -> RunningAnswer:
+        key = message.key
+        async with self._locks[key]:
+            known = self._asked_by(key.platform, key.workspace, message.message_id)
+            if known is not None:
+                return self._answers[known]
+            if self.next_refusal is not None:
+                sentence, self.next_refusal = self.next_refusal, None
+                return ended_answer(key, AnswerStatus.FAILED, error=sentence)
+            image_ids, notices, error = await self._read_images(message, self._turn_ids_in(key))
+            turn_id = next(self._turn_ids)
+            self.platform_turns[turn_id] = PlatformTurn(turn_id, key, message.message_id, message.author.id, message.destination)
+            now = datetime.now(UTC)
+            self._keep(TurnView(turn_id, _question(message), "", AnswerStatus.PENDING, (), None, image_ids, now))
+            return await self._begin(turn_id, notices, error)
 
-    async def _read_images(self, message: IncomingMessage, before: Sequence[TurnView]) -> tuple[tuple[str, ...], str | None]:
-        """The pictures of a message after these turns; and why one of them cannot be used."""
+    async def _read_images(
+        self, message: IncomingMessage, before: Sequence[int]
+    ) -> tuple[tuple[str, ...], Sequence[str], str | None]:
+        """The pictures of a message after these turns, what is said of those that cannot be used, and why nothing is asked."""
         attachments: Sequence[Attachment] = message.attachments
-        if not attachments and message.look_back is not None and not any(turn.image_ids for turn in before):
+        if not attachments and message.look_back is not None and not any(self._turns[turn_id].image_ids for turn_id in before):
             attachments = await message.look_back()
-        image_ids, error = [], None
-        for attachment in attachments:
-            try:
-                data = await attachment.fetch(20_000_000)
-                with Image.open(io.BytesIO(data)) as image:
-                    media_type = Image.MIME[image.format or ""]
-            except AttachmentError as reason:
-                error = f"I could not use {attachment.name}: {reason}."
-            except OSError:
-                error = f"I could not use {attachment.name}: it is not a picture."
-            else:
-                sha256 = hashlib.sha256(data).hexdigest()
-                self._images[message.key, sha256] = data, media_type
-                image_ids.append(sha256)
-        return tuple(image_ids), error
+        reader = ImageReader(20_000_000)
+        found = await reader.read(reader.candidates("", attachments, has_image=False), len(attachments))
+        self._images |= {image.sha256: (image.data, image.media_type) for _, image in found.used}
+        error = " ".join(found.failures) if found.failures and not found.used else None
+        return tuple(image.sha256 for _, image in found.used), found.failures, error
 
-    async def _answer_or_refuse(self, turn_id: int, error: str | None) -> WrittenAnswer:
-        platform_turn = self.platform_turns[turn_id]
+    async def _begin(self, turn_id: int, notices: Sequence[str], error: str | None = None) -> WrittenAnswer:
+        """Have the turn answered, or refuse it with an `error`."""
         self.delivered.discard(turn_id)
-        answer = self._answers[platform_turn.message_id] = WrittenAnswer(platform_turn.key, turn_id)
-        if error is None:
-            self._running_turns[turn_id] = answer
-            self._begin(answer)
-        else:
+        self._answers.pop(turn_id, None)
+        answer = self._answers[turn_id] = WrittenAnswer(self.platform_turns[turn_id].key, turn_id)
+        if error is not None:
+            answer.is_refused = True
             await self.end(answer, AnswerStatus.FAILED, error)
+        else:
+            await answer.add(*(Notice(notice) for notice in notices))
+            self._new_answers.put_nowait(answer)
         return answer
 
-    def _begin(self, answer: WrittenAnswer) -> None:
-        self._running[answer.key] = answer
-        self._new_answers.put_nowait(answer)
+    async def _stop(self, turn_ids: Collection[int]) -> None:
+        for answer in [self._answers[turn_id] for turn_id in turn_ids]:
+            if answer.ended is None:
+                await self.end(answer, AnswerStatus.STOPPED)
 
-    async def _finish(self, answer: WrittenAnswer, ended: Ended) -> None:
-        if self._running.get(answer.key) is answer:
-            del self._running[answer.key]
-        if answer.turn_id is not None:
-            self._running_turns.pop(answer.turn_id, None)
-        await answer.add(ended)
+    def _forget(self, turn_ids: Collection[int], *, keeps_chats: bool = False) -> None:
+        keys = {self.platform_turns[turn_id].key for turn_id in turn_ids}
+        for turn_id in turn_ids:
+            del self.platform_turns[turn_id], self._turns[turn_id], self._answers[turn_id]
+        self.ratings = {rating: is_helpful for rating, is_helpful in self.ratings.items() if rating[0] not in turn_ids}
+        for key in keys:
+            if not keeps_chats and not self._turn_ids_in(key):
+                del self._touched[key]
 
-    async def _forget_turns(self, turn_ids: Iterable[int]) -> None:
-        for turn_id in list(turn_ids):
-            if running := self._running_turns.get(turn_id):
-                await self.end(running, AnswerStatus.STOPPED)
-            self._forget(turn_id)
+    def _keep(self, turn: TurnView) -> None:
+        """What a turn is now; its chat is the one that was touched last."""
+        self._turns[turn.turn_id] = turn
+        newest = max(self._touched.values(), default=datetime.min.replace(tzinfo=UTC))
+        self._touched[self.platform_turns[turn.turn_id].key] = max(datetime.now(UTC), newest + timedelta(microseconds=1))
 
-    def _forget(self, turn_id: int) -> None:
-        """The turn, and its chat when that is empty now."""
-        platform_turn = self.platform_turns.pop(turn_id)
-        self._answers.pop(platform_turn.message_id, None)
-        chat = self._chats[platform_turn.key]
-        self._chats[platform_turn.key] = replace(chat, turns=tuple(turn for turn in chat.turns if turn.turn_id != turn_id))
-        if not self._chats[platform_turn.key].turns:
-            del self._chats[platform_turn.key]
+    def _chat(self, key: ThreadKey) -> ChatView:
+        turns = tuple(self._turns[turn_id] for turn_id in self._turn_ids_in(key))
+        return ChatView(key, turns[0].question if turns else "", self._touched[key], turns)
 
-    def _replace_turn(self, answer: WrittenAnswer, change: Callable[[TurnView], TurnView]) -> None:
-        chat = self._chats.get(answer.key)
-        if chat is not None:
-            turns = tuple(change(turn) if turn.turn_id == answer.turn_id else turn for turn in chat.turns)
-            self._chats[answer.key] = replace(chat, turns=turns)
+    def _turn_ids_in(self, key: ThreadKey) -> list[int]:
+        return [turn_id for turn_id, turn in self.platform_turns.items() if turn.key == key]
+
+    def _asked_by(self, platform: str, workspace: str, message_id: str) -> int | None:
+        """The turn whose question this message is."""
+        questions = {
+            (turn.key.platform, turn.key.workspace, turn.message_id): turn.turn_id for turn in self.platform_turns.values()
+        }
+        return questions.get((platform, workspace, message_id))
+
+    def _turns_of(self, platform: str, author_id: str) -> list[int]:
+        turns = self.platform_turns.values()
+        return [turn.turn_id for turn in turns if (turn.key.platform, turn.author_id) == (platform, author_id)]
 
 
 def _question(message: IncomingMessage) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import assert_never
 
 from aiohttp import web
 
-from adapters.base import Answer, Author, ChatHandler, Ended, IncomingMessage, Notice
+from adapters.base import Answer, AnswerText, Author, ChatHandler, Ended, IncomingMessage, Notice, Waiting
 from adapters.web.guard import Refused
 from adapters.web.tabs import Json, Tabs, thread_key
 from adapters.web.uploads import read_question
@@ -93,4 +94,8 @@ async def _refusal(answer: Answer) -> Json:
                     notices.append(text)
                 case Ended(_, sentence):
                     error = sentence
+                case Waiting() | AnswerText():
+                    pass
+                case _ as never:
+                    assert_never(never)
     return {"turn_id": None, "notices": notices, "error": error}

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -70,6 +70,8 @@ def view_of_event(event: AnswerEvent) -> Json:
             return {"type": "text", "text": text}
         case Ended(status, error):
             return {"type": "ended", "status": status.value, "error": error}
+        case _ as never:
+            assert_never(never)
 
 
 class Tabs:

@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 from PIL import Image as PilImage
 
 from model_server.images import read_image
 from model_server.loop import InferenceLoop
-from model_server.types import ChatRequest, Delta, Finished, Image, Message, Role, SamplingParams
+from model_server.types import ChatRequest, Delta, Finished, Image, Message, Queued, Role, SamplingParams
 
 QUESTIONS = (
     "Please describe this picture for somebody who cannot see it, the most important thing first, in a few short sentences.",
@@ -85,10 +86,15 @@ async def converse(loop: InferenceLoop, chat: Chat, num_turns: int, num_new_toke
         times: list[float] = []
         finished: Finished | None = None
         async for event in loop.submit(request):
-            if isinstance(event, Delta):
-                times += [time.perf_counter()] * max(1, len(event.token_ids))
-            elif isinstance(event, Finished):
-                finished = event
+            match event:
+                case Queued():
+                    pass
+                case Delta():
+                    times += [time.perf_counter()] * max(1, len(event.token_ids))
+                case Finished():
+                    finished = event
+                case _ as never:
+                    assert_never(never)
         assert finished is not None
         times = times or [time.perf_counter()]
         turn = Turn(

@@ -120,11 +120,11 @@ class PackedEngine:
         self._thread.start()
         atexit.register(self.stop)
 
-    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return num_prompt_tokens(self._checkpoint.forms, self._checkpoint.template.encode(messages))
+    def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        return num_prompt_tokens(self._checkpoint.forms, self._checkpoint.template.encode(messages, system))
 
-    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
-        prompt = self._checkpoint.template.encode(messages)
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
+        prompt = self._checkpoint.template.encode(messages, system)
         request = _Request(
             request_id, self.images.pin_prompt(prompt), prompt.images, sampling, Detokenizer(self._checkpoint.tokenizer)
         )

@@ -69,12 +69,12 @@ class RemoteEngine:
         self._on_outputs = on_outputs
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
-    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return _num_text_tokens(messages) + _num_images(messages) * self._capabilities.num_image_tokens
+    def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        return _num_text_tokens(messages, system) + _num_images(messages) * self._capabilities.num_image_tokens
 
-    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         def begin() -> None:
-            task = self._loop.create_task(self._answer(request_id, messages, sampling))
+            task = self._loop.create_task(self._answer(request_id, messages, sampling, system))
             self._tasks[request_id] = task
             task.add_done_callback(lambda _: self._tasks.pop(request_id))
 
@@ -115,11 +115,11 @@ class RemoteEngine:
         self._capabilities = replace(self._capabilities, model_name=served.name, context_length=context_length)
         self._has_learned = True
 
-    async def _answer(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+    async def _answer(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None) -> None:
         reason: FinishReason | None = None
         usage: Usage | None = None
         try:
-            async with contextlib.aclosing(self._pieces(messages, sampling)) as pieces:
+            async with contextlib.aclosing(self._pieces(messages, sampling, system)) as pieces:
                 async for piece in pieces:
                     reason, usage = piece.finish_reason or reason, piece.usage or usage
                     if piece.text:
@@ -132,16 +132,18 @@ class RemoteEngine:
             self._on_outputs([EngineOutput(request_id, error=EngineFailed(NOT_UNDERSTOOD))])
         else:
             if usage is not None:
-                self._correct_guess(messages, usage)
+                self._correct_guess(messages, system, usage)
             self._on_outputs([EngineOutput(request_id, finish_reason=reason, usage=usage)])
 
-    async def _pieces(self, messages: Sequence[Message], sampling: SamplingParams) -> AsyncGenerator[Piece, None]:
+    async def _pieces(
+        self, messages: Sequence[Message], sampling: SamplingParams, system: str | None
+    ) -> AsyncGenerator[Piece, None]:
         """The answer, from whichever try brings it."""
         for delay in (*self._retry_delays_seconds, None):
             try:
                 if not self._has_learned:
                     await self._learn()
-                body = await asyncio.to_thread(request_body, self._capabilities.model_name, messages, sampling)
+                body = await asyncio.to_thread(request_body, self._capabilities.model_name, messages, sampling, system)
                 async with contextlib.aclosing(self._connection.answer(body)) as pieces:
                     async for piece in pieces:
                         yield piece
@@ -151,9 +153,9 @@ class RemoteEngine:
                     raise not_yet.error from None
                 await asyncio.sleep(max(delay, min(not_yet.after_seconds, _MAX_RETRY_AFTER_SECONDS)))
 
-    def _correct_guess(self, messages: Sequence[Message], usage: Usage) -> None:
+    def _correct_guess(self, messages: Sequence[Message], system: str | None, usage: Usage) -> None:
         if num_images := _num_images(messages):
-            seen = math.ceil((usage.num_prompt_tokens - _num_text_tokens(messages)) / num_images)
+            seen = math.ceil((usage.num_prompt_tokens - _num_text_tokens(messages, system)) / num_images)
             if seen > self._capabilities.num_image_tokens:
                 self._capabilities = replace(self._capabilities, num_image_tokens=seen)
 
@@ -182,6 +184,7 @@ def _num_images(messages: Sequence[Message]) -> int:
     return sum(len(message.images) for message in messages)
 
 
-def _num_text_tokens(messages: Sequence[Message]) -> int:
-    num_bytes = sum(len(message.text.encode(errors="replace")) for message in messages)
-    return math.ceil(num_bytes / _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(messages)
+def _num_text_tokens(messages: Sequence[Message], system: str | None) -> int:
+    texts = [*([system] if system else []), *(message.text for message in messages)]
+    num_bytes = sum(len(text.encode(errors="replace")) for text in texts)
+    return math.ceil(num_bytes / _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE * len(texts)

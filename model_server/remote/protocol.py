@@ -55,11 +55,12 @@ class ServedModel:
     context_length: int | None
 
 
-def request_body(model: str, messages: Sequence[Message], sampling: SamplingParams) -> bytes:
+def request_body(model: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> bytes:
     """A streaming request. Encodes its pictures, which takes time: call it off the event loop."""
+    first = [{"role": "system", "content": system.strip()}] if system and system.strip() else []
     body: dict[str, Any] = {
         "model": model,
-        "messages": [_message(message) for message in messages],
+        "messages": [*first, *(_message(message) for message in messages)],
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "stream": True,

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from model_server.errors import ImageError, ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
 from model_server.serve.request import BadRequest
@@ -82,7 +82,13 @@ def event(content: dict[str, Any]) -> bytes:
 
 
 def finish_reason_name(reason: FinishReason) -> str:
-    return "length" if reason is FinishReason.LENGTH else "stop"
+    match reason:
+        case FinishReason.LENGTH:
+            return "length"
+        case FinishReason.STOP | FinishReason.CANCELLED:
+            return "stop"
+        case _ as never:
+            assert_never(never)
 
 
 def error_object(sentence: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:

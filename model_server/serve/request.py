@@ -1,8 +1,8 @@
 """What a client of our HTTP server asks: OpenAI's chat-completions request, checked, as our own words.
 
 * What would change the answer and is not supported is refused by its name; what only concerns OpenAI's own service is ignored.
-* LLaVA was trained with one fixed system text and has no place for another: text of a system (or developer) message stands in front
-  of the question that follows it. Messages of a user that follow each other are one question.
+* Text of the system (or developer) messages that come first is the chat's system text; that of later ones stands in front of the
+  question that follows it. Messages of a user that follow each other are one question.
 * Clients send text back, not token ids: `KnownAnswers` finds the ids again, so that the next turn starts with exactly the cached
   tokens. Nothing depends on it but speed.
 
@@ -157,12 +157,16 @@ def read_request(body: bytes) -> CompletionRequest:
 
 async def read_messages(
     request: CompletionRequest, fetch: FetchImage, max_image_bytes: int, max_images: int
-) -> tuple[Message, ...]:
-    """The chat with its pictures checked, and those behind links fetched. Raises `BadRequest` or `PictureError`."""
+) -> tuple[tuple[Message, ...], str | None]:
+    """The chat with its pictures checked, and those behind links fetched; and its system text.
+
+    Raises `BadRequest` or `ImageError`.
+    """
     num_images = sum(len(message.image_urls) for message in request.messages)
     if num_images > max_images:
         raise BadRequest(f"This model can look at {max_images} picture(s) in a chat, not {num_images}.", "messages")
     messages: list[Message] = []
+    system: list[str] = []
     texts: list[str] = []
     images: list[Image] = []
     names = (f"picture {number}" for number in range(1, num_images + 1))
@@ -175,12 +179,13 @@ async def read_messages(
             texts, images, has_question = [], [], False
             continue
         has_question = has_question or message.role == "user"
-        texts += [message.text] if message.text else []
+        is_first = not messages and not has_question
+        (system if is_first else texts).extend([message.text] if message.text else [])
         for url in message.image_urls:
             images.append(await _read_image(url, next(names), fetch, max_image_bytes))
     if not has_question:
         raise BadRequest("The last message must be a user's.", "messages")
-    return (*messages, Message(Role.USER, "\n\n".join(texts), tuple(images)))
+    return (*messages, Message(Role.USER, "\n\n".join(texts), tuple(images))), "\n\n".join(system) or None
 
 
 async def _read_image(url: str, name: str, fetch: FetchImage, max_bytes: int) -> Image:
@@ -209,24 +214,24 @@ class KnownAnswers:
         self._max_answers = max_answers
         self._token_ids: OrderedDict[bytes, tuple[int, ...]] = OrderedDict()
 
-    def remember(self, messages: Sequence[Message], text: str, token_ids: tuple[int, ...]) -> None:
-        *_, key = _keys([*messages, Message(Role.ASSISTANT, text)])
+    def remember(self, messages: Sequence[Message], text: str, token_ids: tuple[int, ...], system: str | None = None) -> None:
+        *_, key = _keys([*messages, Message(Role.ASSISTANT, text)], system)
         self._token_ids[key] = token_ids
         self._token_ids.move_to_end(key)
         if len(self._token_ids) > self._max_answers:
             self._token_ids.popitem(last=False)
 
-    def restore(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+    def restore(self, messages: Sequence[Message], system: str | None = None) -> tuple[Message, ...]:
         """The same chat, with the ids of those answers that are known."""
         return tuple(
             replace(message, token_ids=self._token_ids.get(key)) if message.role is Role.ASSISTANT else message
-            for message, key in zip(messages, _keys(messages), strict=True)
+            for message, key in zip(messages, _keys(messages, system), strict=True)
         )
 
 
-def _keys(messages: Sequence[Message]) -> Iterator[bytes]:
+def _keys(messages: Sequence[Message], system: str | None) -> Iterator[bytes]:
     """For every message, what stands for the chat up to it."""
-    so_far = hashlib.sha256()
+    so_far = hashlib.sha256(repr(system).encode(errors="backslashreplace"))
     for message in messages:
         content: list[Any] = [message.role.value, message.text.strip(), [image.sha256 for image in message.images]]
         so_far.update(repr(content).encode(errors="backslashreplace"))

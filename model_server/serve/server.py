@@ -17,7 +17,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -169,11 +169,11 @@ class CompletionServer:
         request = await asyncio.to_thread(read_request, await http.read())
         self._check_model(request.model)
         max_images = self._model.capabilities.max_images_per_chat
-        messages = await read_messages(request, self._fetch, self._max_image_bytes, max_images)
+        messages, system = await read_messages(request, self._fetch, self._max_image_bytes, max_images)
         completion = Completion(f"chatcmpl-{uuid.uuid4().hex}", request.model)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
-        chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages), sampling)
-        await self._model.num_prompt_tokens(chat.messages)  # `submit` counts at once what was counted before
+        chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages, system), sampling, system)
+        await self._model.num_prompt_tokens(chat.messages, chat.system)  # `submit` counts at once what was counted before
         async with self._model.submit(chat) as stream:
             if request.stream:
                 return await _Streamed(http, request, completion).send(stream, lambda end: self._remember(chat, end))
@@ -181,6 +181,8 @@ class CompletionServer:
             text = ""
             async for news in stream:
                 match news:
+                    case Queued():
+                        pass
                     case Delta():
                         text += stops.add(news.text)
                         if stops.is_found:
@@ -189,10 +191,12 @@ class CompletionServer:
                         self._remember(chat, news)
                         reason = "stop" if stops.is_found else finish_reason_name(news.reason)
                         return web.json_response(completion.whole(text + stops.flush(), reason, news.usage))
+                    case _ as never:
+                        assert_never(never)
         raise AssertionError("a stream ends with Finished or raises")
 
     def _remember(self, chat: ChatRequest, end: Finished) -> None:
-        self._known_answers.remember(chat.messages, end.text, end.token_ids)
+        self._known_answers.remember(chat.messages, end.text, end.token_ids, chat.system)
 
 
 class _Streamed:
@@ -219,6 +223,8 @@ class _Streamed:
                     case Finished():
                         on_end(news)
                         await self._end(news)
+                    case _ as never:
+                        assert_never(never)
         except ModelServerError as error:
             if not self._response.prepared:
                 raise

@@ -250,9 +250,8 @@ class Conversations(RuleBasedStateMachine):
         found: dict[str, dict[str, str]] = {}
         for turn_id in sorted(self.handler.platform_turns):
             turn = self.handler.platform_turns[turn_id]
-            questions = {view.turn_id: view.question for view in self.handler._chats[turn.key].turns}
             assert turn.message_id not in found.setdefault(turn.key.thread, {})
-            found[turn.key.thread][turn.message_id] = questions[turn_id]
+            found[turn.key.thread][turn.message_id] = self.handler._turns[turn_id].question
         return found
 
     def _deliver(self, message: Written) -> None:
@@ -414,6 +413,7 @@ async def test_what_is_left_and_gone_from_the_platform_is_let_go(caplog: pytest.
     del away.written[1]
     gate.set()
     await away.asked("1")
+    await away.settled()
     await asyncio.wait_for(asyncio.gather(*away.dispatcher._tasks._running), TIMEOUT_SECONDS)
     await away.dispatcher.close()
     assert "1 messages on memory that were left are gone" in caplog.text

@@ -50,9 +50,10 @@ async def test_every_tab_gets_the_answer_and_a_late_one_gets_the_text_so_far(
         assert [chat["thread"] for chat in (await elsewhere.next("chats"))["chats"]] == [THREAD]
 
         answer = await handler.next_answer()
-        await answer.add(Waiting(2, 3.5), AnswerText("A red "))
+        await answer.add(Waiting(2, 3.5))
         waiting = {"type": "waiting", "thread": THREAD, "position": 2, "estimated_wait_seconds": 3.5, "is_loading": False}
         assert await early.next("waiting") == waiting
+        await answer.add(AnswerText("A red "))
         assert (await early.next("text"))["text"] == "A red "
         async with open_tab(client, THREAD) as late:
             assert (await late.next("chat"))["is_running"] is True
@@ -67,13 +68,15 @@ async def test_every_tab_gets_the_answer_and_a_late_one_gets_the_text_so_far(
                 assert after["chat"]["turns"][0]["answer"] == "A red circle."
 
 
-async def test_an_answer_that_begins_by_itself_after_a_restart_is_found(handler: MemoryChatHandler) -> None:
+async def test_an_answer_that_begins_by_itself_after_a_restart_is_found(
+    handler: MemoryChatHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await handler.handle(IncomingMessage(KEY, "m" * 20, Author("local", "You"), "What is it?"))
-    answer = handler._running.pop(KEY)  # written down, and not being answered yet
     async with serving(handler) as client, open_tab(client, THREAD) as tab:
-        first = await tab.next("chat")
+        with monkeypatch.context() as patch:
+            patch.setattr(handler, "running_answer", lambda key: None)  # written down, and not being answered yet
+            first = await tab.next("chat")
         assert (first["is_running"], first["chat"]["turns"][0]["status"]) == (False, "pending")
-        handler._running[KEY] = answer
         await handler.answer_next("A circle.")
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while (await tab.next("chat"))["chat"]["turns"][0]["answer"] != "A circle.":

@@ -17,12 +17,14 @@ from typing import Any
 import asyncpg
 import pytest
 
+from adapters.base import ThreadHandler
 from bot.chats import Chats
 from bot.images import ImageReader
 from bot.store import Store
 from bot.thread_chats import ThreadChats
 from bot.writer import AnswerWriter
 from tests.bot.doubles import Links, ScriptedModel
+from tests.bot.handler_drivers import BotDriver, Driver, MemoryDriver
 
 
 def _find_binaries() -> Path | None:
@@ -145,3 +147,20 @@ async def new_threads(sqlite_store: Store, links: Links) -> AsyncIterator[Callab
 @pytest.fixture
 def chats(new_chats: Callable[..., Chats], model: ScriptedModel) -> Chats:
     return new_chats(model)
+
+
+@pytest.fixture(params=["bot", "memory"])
+async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
+    if request.param == "memory":
+        yield MemoryDriver()
+        return
+    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'chats.db'}")
+    made = BotDriver(store)
+    yield made
+    await made.handler.close(0)
+    await store.close()
+
+
+@pytest.fixture
+def handler(driver: Driver) -> ThreadHandler:
+    return driver.handler

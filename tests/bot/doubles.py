@@ -119,8 +119,9 @@ class ScriptedModel:
         self.streams.append(ScriptedStream(text, self.gate, self.num_free, self.failure, self.reason, tell))
         return self.streams[-1]
 
-    async def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(message.text.split()) + IMAGE_TOKENS * len(message.images) for message in messages)
+    async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        num_images = sum(len(message.images) for message in messages)
+        return sum(len(text.split()) for text in (system or "", *(m.text for m in messages))) + IMAGE_TOKENS * num_images
 
     async def wait_failed(self) -> None:
         self.broken = asyncio.get_running_loop().create_future()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import assert_never
 
-from adapters.base import AnswerText, Ended, ThreadHandler
+from adapters.base import AnswerText, Ended, Notice, ThreadHandler, Waiting
 from bot.app import run
 from bot.config import Settings, load_settings
 from tests.bot.doubles import ScriptedModel, attachment, message, png, thread
@@ -46,6 +47,10 @@ class OneQuestion:
                     print(f"text {event.text}", flush=True)
                 case Ended():
                     print(f"ended {event.status}", flush=True)
+                case Waiting() | Notice():
+                    pass
+                case _ as never:
+                    assert_never(never)
         await asyncio.Event().wait()
 
 

@@ -130,6 +130,18 @@ async def test_older_turns_are_left_out_and_the_answer_says_so(new_chats: Callab
     assert await model.num_prompt_tokens(last.messages) + last.sampling.max_new_tokens <= 40
 
 
+async def test_what_the_model_is_told_before_every_chat_takes_room(new_chats: Callable[..., Chats]) -> None:
+    for system, num_kept in ((None, 4), ("one two three four five six seven eight nine ten", 3)):
+        model = ScriptedModel(context_length=60)
+        chats = new_chats(model, max_new_tokens=8, system=system)
+        key = thread(system or "none")
+        for number in range(4):
+            await ask(chats, f"Question number {number} ?", *([attachment(RED)] if number == 0 else []), key=key)
+        last = model.requests[-1]
+        assert (last.system, len(questions(last))) == (system, num_kept)
+        assert await model.num_prompt_tokens(last.messages, system) + last.sampling.max_new_tokens <= 60
+
+
 async def test_a_question_longer_than_the_context_is_told(new_chats: Callable[..., Chats]) -> None:
     model = ScriptedModel(context_length=40)
     chats = new_chats(model)

@@ -1,4 +1,5 @@
-"""What platforms need that keep the messages themselves: late buttons, and answers that find their place."""
+"""What platforms need that keep the messages themselves, in the store and over restarts; what they are promised is in
+`test_handler_contract*.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,34 +104,7 @@ async def test_a_button_while_the_program_ends_keeps_the_answer(chats: ThreadCha
     assert end_of(events) == Ended(AnswerStatus.FAILED, SHUTTING_DOWN)
 
 
-async def test_the_last_rating_counts(chats: ThreadChats, sqlite_store: Store) -> None:
-    turn_id = await asked(chats, "?", attachment(RED))
-    assert await chats.rate(turn_id, "2", is_helpful=True)
-    assert await chats.rate(turn_id, "2", is_helpful=False)
-    assert await chats.rate(turn_id, "3", is_helpful=True)
-    async with sqlite_store.reading() as session:
-        ratings = (await session.execute(sa.select(Row.metadata.tables["ratings"]))).all()
-    assert sorted(tuple(rating) for rating in ratings) == [(turn_id, "2", False), (turn_id, "3", True)]
-    assert not await chats.rate(999, "2", is_helpful=True)
-
-
 # -- where answers stand ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_message_is_found_by_the_question_or_by_what_shows_the_answer(chats: ThreadChats) -> None:
-    turn_id = await asked(chats, "?", attachment(RED), message_id="m")
-    await chats.set_reply(turn_id, ["a", "b"], is_delivered=False)
-    await chats.set_reply(turn_id, ["b", "c"], is_delivered=True)
-    for message_id in ("m", "b", "c"):
-        platform_turn = await chats.find_message("test", "workspace", message_id)
-        assert platform_turn is not None
-        assert (platform_turn.turn_id, platform_turn.reply_ids) == (turn_id, ("b", "c"))
-        assert platform_turn == await chats.find_turn(turn_id)
-        assert await chats.find_message("test", "elsewhere", message_id) is None
-        assert await chats.find_message("other", "workspace", message_id) is None
-    assert await chats.find_message("test", "workspace", "a") is None
-    await chats.set_reply(999, ["x"], is_delivered=True)
-    assert await chats.find_message("test", "workspace", "x") is None
 
 
 async def undelivered(chats: ThreadChats, platform: str = "test") -> list[tuple[int, str]]:
@@ -154,20 +127,6 @@ async def test_what_is_not_known_to_stand_in_its_place_is_shown_until_it_does(
     restarted = new_threads(model)
     assert await undelivered(restarted) == [(first, "Answer to: First?"), (third.turn_id, "Answer to: Third?")]
     assert await undelivered(restarted, "other") == []
-
-
-async def test_what_is_written_anew_has_to_be_shown_anew(chats: ThreadChats, sqlite_store: Store) -> None:
-    turn_id = await asked(chats, "First?", attachment(RED), message_id="m")
-    edited = message("Else?", attachment(RED), message_id="m")
-    ways = partial(chats.regenerate_turn, turn_id), partial(chats.ask_again, edited)
-    for again in ways:
-        await chats.set_reply(turn_id, ["a"], is_delivered=True)
-        assert await chats.undelivered("test") == []
-        answer = await again()
-        assert answer is not None
-        await collect(answer)
-        [(platform_turn, _)] = await chats.undelivered("test")
-        assert (platform_turn.turn_id, platform_turn.reply_ids) == (turn_id, ("a",))
 
 
 async def test_what_is_older_than_some_days_is_left_alone(chats: ThreadChats, sqlite_store: Store) -> None:
@@ -221,24 +180,6 @@ async def test_a_chat_that_is_reset_stays_in_its_thread(chats: ThreadChats, mode
     model.gate.set()
     await asked(chats, "Third?", attachment(BLUE))
     assert questions(model.requests[-1]) == ["Third?"]
-
-
-async def test_the_chat_of_a_channel_that_was_touched_last(chats: ThreadChats) -> None:
-    assert await chats.latest_chat("test", "workspace", "channel") is None
-    for name in ("one", "two", "one"):
-        await asked(chats, "?", attachment(RED), key=thread(name))
-        assert await chats.latest_chat("test", "workspace", "channel") == thread(name)
-    assert await chats.latest_chat("test", "workspace", "elsewhere") is None
-
-
-async def test_a_room_takes_its_chats_with_it(chats: ThreadChats) -> None:
-    keys = [ThreadKey("test", "workspace", channel, name) for channel, name in (("c", "1"), ("c", "2"), ("d", "c"), ("d", "3"))]
-    for key in keys:
-        await asked(chats, "?", attachment(RED), key=key)
-    assert await chats.delete_room("test", "elsewhere", "c") == 0
-    assert await chats.delete_room("test", "workspace", "3") == 1
-    assert await chats.delete_room("test", "workspace", "c") == 3
-    assert not any([await chats.has_chat(key) for key in keys])
 
 
 async def test_somebody_is_forgotten_everywhere_and_others_are_not(

@@ -42,10 +42,10 @@ class ScriptedEngine:
         self.on_outputs, self.on_failure = on_outputs, on_failure
         self.calls.put("load")
 
-    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
-        return sum(len(message.text) + 10 * len(message.images) for message in messages)
+    def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
+        return len(system or "") + sum(len(message.text) + 10 * len(message.images) for message in messages)
 
-    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         if self.add_error is not None:
             raise self.add_error
         self.added.append((request_id, messages[-1].text))

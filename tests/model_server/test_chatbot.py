@@ -43,6 +43,16 @@ def test_three_turns(bot: LLaVAChatBot, red: Path) -> None:
     assert bot.get_conv_text().count("USER: ") == 1
 
 
+def test_what_it_is_told_before_a_chat(bot: LLaVAChatBot, red: Path) -> None:
+    plain = bot.start_new_chat(red, "how many?", do_sample=False, max_new_tokens=7)
+    told = bot.start_new_chat(red, "how many?", do_sample=False, max_new_tokens=7, system="You are a pirate.")
+    bot.continue_chat("why?", do_sample=False, max_new_tokens=7)
+    assert bot.get_conv_text().startswith("You are a pirate. USER: <image>\nhow many? ASSISTANT:")
+    assert SYSTEM not in bot.get_conv_text()
+    assert told != plain
+    assert bot.start_new_chat(red, "how many?", do_sample=False, max_new_tokens=7) == plain  # said of one chat
+
+
 def test_sampling_arguments(bot: LLaVAChatBot, red: Path) -> None:
     greedy = bot.start_new_chat(red, "how many?", do_sample=False, max_new_tokens=6)
     assert bot.start_new_chat(red, "how many?", temperature=2.0, top_k=1, max_new_tokens=6, use_cache=False) == greedy

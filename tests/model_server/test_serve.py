@@ -131,6 +131,7 @@ async def test_who_says_what(serve: Callable[..., Any]) -> None:
     served = await serve(engine)
     await served.ask(
         {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": "Be kind."},
         about(DATA_URL, "First?"),
         {"role": "user", "content": [{"type": "text", "text": "Please."}]},
         {"role": "assistant", "content": " One. "},
@@ -138,7 +139,8 @@ async def test_who_says_what(serve: Callable[..., Any]) -> None:
         about(DATA_URL, "Second?"),
     )
     first, answer, second = engine.asked[0]
-    assert (first.role, first.text, len(first.images)) == (Role.USER, "Be brief.\n\nFirst?\n\nPlease.", 1)
+    assert (first.role, first.text, len(first.images)) == (Role.USER, "First?\n\nPlease.", 1)
+    assert engine.systems == ["Be brief.\n\nBe kind."]
     assert (answer.role, answer.text) == (Role.ASSISTANT, " One. ")
     assert (second.role, second.text, len(second.images)) == (Role.USER, "Now be verbose.\n\nSecond?", 1)
     assert first.images[0].data == RED_CIRCLE

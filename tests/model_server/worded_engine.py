@@ -23,6 +23,7 @@ class WordedEngine:
         self.error: ModelServerError | str | None = None  # in place of what follows the held words
         self.asked: list[tuple[Message, ...]] = []
         self.sampling: list[SamplingParams] = []
+        self.systems: list[str | None] = []
         self.cancelled = asyncio.Event()
         self.held = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -33,11 +34,12 @@ class WordedEngine:
     def start(self, on_outputs: OnOutputs, on_failure: OnFailure) -> None:
         self._on_outputs = on_outputs
 
-    def num_prompt_tokens(self, messages: Sequence[Message]) -> int:
+    def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
         return sum(len(message.text.split()) + IMAGE_TOKENS * len(message.images) for message in messages)
 
-    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+    def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         self.asked.append(tuple(messages))
+        self.systems.append(system)
         self.sampling.append(sampling)
         num_words = min(len(WORDS), sampling.max_new_tokens)
         num_free = num_words if self.hold_after is None else min(self.hold_after, num_words)
