@@ -12,6 +12,7 @@ from bot.chats import MAX_ATTEMPTS, SHUTTING_DOWN, Chats
 from bot.store import Store
 from bot.writer import NO_IMAGE, RESTART_NOTICE
 from model_server.errors import EngineFailed
+from model_server.types import Queued
 from tests.bot.doubles import (
     QUEUE_FULL,
     RED,
@@ -52,11 +53,21 @@ async def test_a_reply_to_a_question_that_was_taken_back_has_no_picture(chats: C
 
 
 async def test_the_place_in_the_queue_is_told(chats: Chats, model: ScriptedModel) -> None:
-    model.gate, model.num_free = asyncio.Event(), 0
+    model.gate, model.num_free, model.queued = asyncio.Event(), 0, [Queued(3, 4.5)]
     answer = await chats.handle(message("?", attachment(RED)))
     events = answer.events()
     async with asyncio.timeout(20):
-        assert await anext(events) == Waiting(1, None)
+        assert await anext(events) == Waiting(3, 4.5)
+    model.gate.set()
+    await answer.wait_ended()  # type: ignore[attr-defined]
+
+
+async def test_that_the_model_is_being_loaded_is_told(chats: Chats, model: ScriptedModel) -> None:
+    model.gate, model.num_free, model.queued = asyncio.Event(), 0, [Queued(1, None, is_loading=True)]
+    answer = await chats.handle(message("?", attachment(RED)))
+    events = answer.events()
+    async with asyncio.timeout(20):
+        assert await anext(events) == Waiting(1, None, is_loading=True)
     model.gate.set()
     await answer.wait_ended()  # type: ignore[attr-defined]
 

@@ -105,3 +105,16 @@ def test_the_chat_that_was_quiet_longest_is_forgotten_first() -> None:
     cache.take([9] * 20, 3 * UNIT)
     check(cache)
     assert [cache._best_source(prompt(image, 1))[1] > 0 for image in range(4)] == [True, False, True, True]
+
+
+def test_a_chat_that_another_one_took_a_copy_of_was_of_use_and_stays() -> None:
+    cache = make_cache()
+    for image in range(2):
+        extent = cache.take(prompt(image, 1), 38)
+        compute(cache, extent, prompt(image, 1))
+        cache.give_back(extent)
+    copy = cache.take([*prompt(0, 0), 9, 9], 2 * UNIT)  # the same picture, another question: chat 1 is the oldest now
+    assert copy.ids == prompt(0, 0)
+    cache.take([9] * 20, 6 * UNIT)
+    check(cache)
+    assert [cache._best_source(prompt(image, 1))[1] for image in range(2)] == [37, 0]

@@ -76,6 +76,18 @@ def test_an_evicted_picture_comes_back_under_its_own_ids(store: ImageStore, chec
     assert len({i for one in ids.values() for i in one}) == 3 * checkpoint.num_image_tokens
 
 
+def test_the_picture_that_was_not_looked_at_for_longest_goes_first(store: ImageStore, image: MakeImage) -> None:
+    for colour in ("red", "green", "red", "blue"):  # room for two: red was used again, so green has to go
+        store.pin([image(colour)])
+        store.unpin([image(colour)])
+    assert store.num_encoded == 3
+    store.pin([image("red")])
+    assert store.num_encoded == 3
+    store.unpin([image("red")])
+    store.pin([image("green")])
+    assert store.num_encoded == 4
+
+
 def test_pinned_pictures_stay(store: ImageStore, checkpoint: Checkpoint, image: MakeImage) -> None:
     red, green = image("red"), image("green")
     (red_ids, _) = store.pin([red, green])
