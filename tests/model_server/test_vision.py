@@ -57,6 +57,17 @@ def test_a_pictures_ids_stand_for_its_features_and_words_stay_words(
     assert min(red_ids + blue_ids) >= store.embedding.vocab_size
 
 
+def test_a_prompts_pictures_are_in_their_places_among_its_words(store: ImageStore, image: MakeImage) -> None:
+    red, blue = image("red"), image("blue")
+    ids = store.pin_prompt(Prompt(((1, 2), red, (3,), blue, (4,))))
+    red_ids, blue_ids = store.pin([red, blue])
+    assert ids == [1, 2, *red_ids, 3, *blue_ids, 4]
+
+
+def test_pictures_are_no_part_of_what_a_model_is_saved_as(store: ImageStore) -> None:
+    assert list(store.embedding.state_dict()) == ["words.weight"]
+
+
 def test_a_picture_is_encoded_once(store: ImageStore, image: MakeImage) -> None:
     first = store.pin([image("red")])
     assert store.pin([image("red")]) == first
