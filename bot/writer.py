@@ -1,6 +1,7 @@
 """From a stored question to a stored answer.
 
-Rules: whatever happens, the answer ends with an event, and the turn's row changes in one transaction or not at all. A turn stays
+Rules: whatever happens, the answer ends with an event (when the writer is cancelled, `bot/chats.py` sees to it), and the turn's row
+changes in one transaction or not at all. A turn stays
 PENDING only when the program stops before the answer has ended; it is then answered after the restart. An answer that is written
 again replaces the earlier one only when it succeeds.
 """
@@ -62,9 +63,6 @@ class AnswerWriter:
             answer.end(status)
         except ShuttingDown:
             leave_for_restart(turn, answer)
-        except asyncio.CancelledError:
-            leave_for_restart(turn, answer)
-            raise
         except QueueFull as error:
             if turn.status is AnswerStatus.PENDING and not is_edited:
                 await self._take_back(turn, answer)
