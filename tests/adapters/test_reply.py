@@ -160,6 +160,13 @@ async def test_notices_that_do_not_fit_get_a_message_of_their_own() -> None:
     assert wall.pages[1].notices == ("n" * 40,)
 
 
+async def test_notices_that_fit_exactly_stay_on_the_page() -> None:
+    for num_chars, num_pages in ((42, 1), (43, 2)):  # a platform may put eight characters around each
+        wall = Wall()
+        await shown(wall, AnswerText("x" * 50), Notice("n" * num_chars), Ended(AnswerStatus.COMPLETE))
+        assert [page.notices for page in wall.pages] == [()] * (num_pages - 1) + [("n" * num_chars,)]
+
+
 async def test_no_notice_is_left_out_however_many_there_are() -> None:
     wall = Wall()
     notices = [f"I could not use the picture number {number}." for number in range(10)]

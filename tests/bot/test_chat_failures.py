@@ -12,11 +12,12 @@ from bot.chats import MAX_ATTEMPTS, SHUTTING_DOWN, Chats
 from bot.store import Store
 from bot.writer import NO_IMAGE, RESTART_NOTICE
 from model_server.errors import EngineFailed
-from model_server.types import Queued
+from model_server.types import ChatRequest, Queued
 from tests.bot.doubles import (
     QUEUE_FULL,
     RED,
     ScriptedModel,
+    ScriptedStream,
     ask,
     attachment,
     collect,
@@ -235,10 +236,19 @@ async def test_resumed_questions_wait_for_room_in_the_queue(
     monkeypatch.setattr("bot.writer._SECONDS_BETWEEN_TRIES", 0.001)
     model = ScriptedModel()
     model.refusal = QUEUE_FULL
+    submit, num_tries = model.submit, 0
+
+    def try_again(request: ChatRequest) -> ScriptedStream:
+        nonlocal num_tries
+        num_tries += 1
+        if num_tries == 3:
+            model.refusal = None
+        return submit(request)
+
+    monkeypatch.setattr(model, "submit", try_again)
     chats = new_chats(model)
     await chats.resume()
     answer = chats.running_answer(thread())
     assert answer is not None
-    await asyncio.sleep(0)
-    model.refusal = None
     assert end_of(await collect(answer)).status is AnswerStatus.COMPLETE
+    assert num_tries == 3

@@ -130,12 +130,16 @@ async def test_older_turns_are_left_out_and_the_answer_says_so(new_chats: Callab
     assert await model.num_prompt_tokens(last.messages) + last.sampling.max_new_tokens <= 40
 
 
-async def test_a_question_longer_than_the_context_is_told(new_chats: Callable[..., Chats]) -> None:
+async def test_a_question_longer_than_the_context_is_told(new_chats: Callable[..., Chats], sqlite_store: Store) -> None:
     model = ScriptedModel(context_length=40)
     chats = new_chats(model)
     ended = end_of(await ask(chats, "word " * 50, attachment(RED)))
     assert ended.status is AnswerStatus.FAILED
     assert ended.error == "This is too long for me: 60 tokens, and I can take 30. Please ask in fewer words."
+    assert [turn.is_refused for turn in await sqlite_store.read_turns(thread())] == [True]
+    again = await chats.regenerate(thread())
+    assert again is not None
+    assert end_of(await collect(again)) == ended  # however often it is asked, it stays too long
     await ask(chats, "Short?")  # the picture is still there
     assert model.requests[0].messages[0].images == (image("red"),)
     assert questions(model.requests[0]) == ["Short?"]

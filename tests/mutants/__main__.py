@@ -7,6 +7,7 @@ against each. Prints a table and the mutants that survived, and ends with 1 when
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -47,24 +48,34 @@ def _run_all(trials: Sequence[_Trial], num_jobs: int, on_end: Callable[[int, int
     fork = multiprocessing.get_context("fork")
     waiting = list(enumerate(trials))[::-1]
     running: dict[ForkProcess, tuple[int, float]] = {}
-    while waiting or running:
-        while waiting and len(running) < num_jobs:
-            number, one = waiting.pop()
-            process = fork.Process(target=trial.run, args=(one.path, one.text, one.tests))
-            process.start()
-            running[process] = number, time.monotonic()
-        now = time.monotonic()
-        left = min(trials[number].limit_seconds - (now - began) for number, began in running.values())
-        connection.wait([process.sentinel for process in running], timeout=max(0.0, left))
-        for process, (number, began) in list(running.items()):
-            seconds = time.monotonic() - began
-            is_late = process.is_alive() and seconds > trials[number].limit_seconds
-            if is_late:
-                os.killpg(process.pid or 0, signal.SIGKILL)
-            if is_late or not process.is_alive():
-                process.join()
-                del running[process]
-                on_end(number, None if is_late else process.exitcode, seconds)
+    try:
+        while waiting or running:
+            while waiting and len(running) < num_jobs:
+                number, one = waiting.pop()
+                process = fork.Process(target=trial.run, args=(one.path, one.text, one.tests))
+                process.start()
+                running[process] = number, time.monotonic()
+            now = time.monotonic()
+            left = min(trials[number].limit_seconds - (now - began) for number, began in running.values())
+            connection.wait([process.sentinel for process in running], timeout=max(0.0, left))
+            for process, (number, began) in list(running.items()):
+                seconds = time.monotonic() - began
+                is_late = process.is_alive() and seconds > trials[number].limit_seconds
+                if is_late:
+                    _kill(process)
+                if not process.is_alive():
+                    del running[process]
+                    on_end(number, None if is_late else process.exitcode, seconds)
+    finally:  # interrupted
+        for process in running:
+            _kill(process)
+
+
+def _kill(process: ForkProcess) -> None:
+    """With all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
 
 
 def _limits(paths: Sequence[str], num_jobs: int) -> dict[str, float]:

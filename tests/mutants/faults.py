@@ -1,7 +1,7 @@
 """The faults: mutmut's mutations of our modules, of which a seeded sample is tried.
 
-A module is changed as mutmut would change it, one mutation at a time, inside functions only. Left out are log lines (pyproject.toml
-says so to mutmut) and the words of sentences, which anybody may write in a better way.
+A module is changed as mutmut would change it, one mutation at a time, inside functions and classes. Left out are log lines
+(pyproject.toml says so to mutmut) and the words of sentences, which anybody may write in a better way.
 """
 
 from __future__ import annotations
