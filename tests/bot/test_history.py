@@ -62,7 +62,7 @@ async def test_fitting(exchanges: list[Exchange], max_tokens: int) -> None:
     assert [image for message in fitted.messages for image in message.images] == [i for e in exchanges for i in e.images]
 
 
-@pytest.mark.parametrize("num_kept", [2, 3, 4])
+@pytest.mark.parametrize("num_kept", range(1, 7))
 async def test_what_fits_exactly_stays(num_kept: int) -> None:
     exchanges = [Exchange("q", answer="a") for _ in range(5)] + [Exchange("q")]
     num_dropped = len(exchanges) - num_kept

@@ -169,6 +169,10 @@ async def test_questions_that_wait_are_counted_one_by_one() -> None:
     assert isinstance(await shares.take_again("p", ANN.id), Ticket)
 
 
+def test_roles_that_nobody_set_a_limit_for_change_nothing() -> None:
+    assert Limits(3).of({"members"}) == Limits(3).of_anybody() == 3
+
+
 async def test_who_may_ask_nothing_is_told_so() -> None:
     shares = Clock(Limits(0)).shares
     assert await shares.take("p", ANN) == "You may not ask questions here."
