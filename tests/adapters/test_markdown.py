@@ -99,7 +99,7 @@ def test_cuts_are_where_a_reader_would_make_them() -> None:
 
 
 def test_a_long_line_after_a_short_one_is_cut_behind_a_sentence() -> None:
-    first, _ = split_pages("x" * 130 + "\n" + "One sentence is here. " * 20, 300)
+    first, _ = split_pages("x" * 130 + "\n" + "One sentence is here. " * 20, 310)
     assert first.endswith("here. ")
     assert len(first) == 131 + 7 * 22
 

@@ -16,6 +16,7 @@ from model_server.types import ChatRequest, Queued
 from tests.bot.doubles import (
     QUEUE_FULL,
     RED,
+    SHUT,
     ScriptedModel,
     ScriptedStream,
     ask,
@@ -182,6 +183,29 @@ async def test_what_was_pending_is_answered_after_the_restart_exactly_once(
     again = ScriptedModel()
     assert await new_chats(again).resume() == 0
     assert again.requests == []
+
+
+async def test_what_a_model_that_shuts_down_did_not_finish_is_kept_for_the_restart(
+    chats: Chats, model: ScriptedModel, sqlite_store: Store
+) -> None:
+    model.failure = SHUT
+    events = await ask(chats, "First?", attachment(RED))
+    assert end_of(events) == Ended(AnswerStatus.PENDING)
+    assert notices_of(events) == [RESTART_NOTICE]
+    [turn] = await sqlite_store.pending_turns()
+    assert (turn.question, turn.answer, turn.notices) == ("First?", "", ())
+    model.failure = None
+    assert await chats.resume() == 1
+    answer = chats.running_answer(thread())
+    assert answer is not None
+    await collect(answer)
+    model.failure = SHUT
+    again = await chats.regenerate(thread())
+    assert again is not None
+    ended = end_of(await collect(again))
+    assert ended.status is AnswerStatus.FAILED
+    assert "kept the earlier answer" in str(ended.error)
+    assert [turn.answer for turn in await sqlite_store.read_turns(thread())] == ["Answer to: First?"]
 
 
 async def test_a_question_that_ends_the_program_every_time_is_given_up(

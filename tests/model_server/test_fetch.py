@@ -103,7 +103,9 @@ def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public_address(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2001:0:808:808::f7f7:f7f7"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2001:0:808:808::f7f7:f7f7"]
+)
 def test_addresses_that_are_public(address: str) -> None:
     assert is_public_address(ipaddress.ip_address(address))
 

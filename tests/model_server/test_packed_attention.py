@@ -145,7 +145,7 @@ def test_flash_attention_is_used_where_it_runs(
 
 def test_only_the_language_model_is_switched() -> None:
     """What sees keeps the attention that it had."""
-    config = LlavaConfig(vision_config=CLIPVisionConfig(), text_config=LlamaConfig())
+    config: Any = LlavaConfig(vision_config=CLIPVisionConfig(), text_config=LlamaConfig())
     config._attn_implementation = "sdpa"
     model: Any = SimpleNamespace(config=config)
     use_packed_attention(model)

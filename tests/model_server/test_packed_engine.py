@@ -82,7 +82,7 @@ def test_room_for_pictures(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPat
 
 
 def request(name: str, start: int, num_ids: int, num_known: int, num_new: int = 0) -> Any:
-    return SimpleNamespace(name=name, ids=[0] * num_ids, extent=Extent(start, 999, [0] * num_known), num_new=num_new)
+    return SimpleNamespace(request_id=name, ids=[0] * num_ids, extent=Extent(start, 999, [0] * num_known), num_new=num_new)
 
 
 @pytest.mark.parametrize(
@@ -104,5 +104,5 @@ def test_a_step_takes_a_token_of_every_answer_and_so_many_of_the_prompts_in_orde
         request("written", 0, 41, 40, num_new=3),
     ]
     chosen = PackedEngine._chosen(engine, requests)
-    assert [(one.name, num) for one, _, num in chosen] == expected  # by rows
+    assert [(one.request_id, num) for one, _, num in chosen] == expected  # by rows
     assert all(extent is one.extent for one, extent, _ in chosen)
