@@ -247,7 +247,7 @@ class Chats:
             else:
                 await self._writer.write(turn, answer, is_edited=is_edited)
         finally:
-            if answer.ended is None:  # cancelled before the writer had begun
+            if answer.ended is None:  # the program stops, perhaps before the writer had begun
                 leave_for_restart(turn, answer)
             self._shares.give_back(ticket, counts=answer.ended is None or answer.ended.status is not AnswerStatus.FAILED)
             unanswered = self._unanswered[turn.key]

@@ -59,7 +59,7 @@ async def fit_history(exchanges: Sequence[Exchange], max_tokens: int, num_prompt
     return best
 
 
-def to_messages(exchanges: Sequence[Exchange], num_dropped: int = 0) -> tuple[Message, ...]:
+def to_messages(exchanges: Sequence[Exchange], num_dropped: int) -> tuple[Message, ...]:
     """Alternating messages without the oldest `num_dropped` exchanges, whose pictures move to the first question that is left."""
     images = tuple(image for exchange in exchanges[:num_dropped] for image in exchange.images)
     messages = []

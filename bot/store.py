@@ -66,14 +66,7 @@ class Store:
         async with self.writing() as session:
             chat = await session.scalar(select(ChatRow).where(is_thread(key)))
             if chat is None:
-                chat = ChatRow(
-                    platform=key.platform,
-                    workspace=key.workspace,
-                    channel=key.channel,
-                    thread=key.thread,
-                    title=shorten(question),
-                    updated_at=now,
-                )
+                chat = ChatRow(platform=key.platform, workspace=key.workspace, channel=key.channel, thread=key.thread)
                 session.add(chat)
             chat.title, chat.updated_at = chat.title or shorten(question), now
             turn = TurnRow(

@@ -1,6 +1,7 @@
 """From a stored question to a stored answer.
 
-Rules: whatever happens, the answer ends with an event, and the turn's row changes in one transaction or not at all. A turn stays
+Rules: whatever happens, the answer ends with an event (when the program stops before the writer is done, `bot/chats.py` ends it), and
+the turn's row changes in one transaction or not at all. A turn stays
 PENDING only when the program stops before the answer has ended; it is then answered after the restart. An answer that is written
 again replaces the earlier one only when it succeeds.
 """
@@ -70,10 +71,7 @@ class AnswerWriter:
             await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
             answer.end(status)
         except ShuttingDown:
-            leave_for_restart(turn, answer)
-        except asyncio.CancelledError:
-            leave_for_restart(turn, answer)
-            raise
+            pass  # as when the writer is cancelled
         except QueueFull as error:
             if turn.status is AnswerStatus.PENDING and not is_edited:
                 await self._take_back(turn, answer)

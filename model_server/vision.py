@@ -26,7 +26,7 @@ from model_server.types import Image
 
 BLOCK_ROWS = 64
 HOLE = -1  # in a picture's token ids: here stands a feature
-_MAX_ID_BLOCKS = 2**24  # the table takes 64 MiB; enough for 1.8 million pictures of 576 tokens
+_NUM_ID_BLOCKS = 2**24  # the table takes 64 MiB; enough for 1.8 million pictures of 576 tokens, and 2**30 ids fit into 32 bits
 
 
 class ImageForms(Protocol):
@@ -50,7 +50,7 @@ class ImageEmbedding(nn.Module):
         super().__init__()
         self.words = words
         self.vocab_size = words.num_embeddings
-        self.num_id_blocks = min(_MAX_ID_BLOCKS, (2**31 - self.vocab_size) // BLOCK_ROWS)
+        self.num_id_blocks = _NUM_ID_BLOCKS
         weight = words.weight
         rows = torch.zeros((num_blocks + 1) * BLOCK_ROWS, words.embedding_dim, dtype=weight.dtype, device=weight.device)
         self.register_buffer("rows", rows, persistent=False)

@@ -36,10 +36,9 @@ class PackedBatch:
             ends.append(ends[-1] + num)
         self.lasts = torch.tensor(ends[1:], device=device) - 1  # of each chat, its last query
         self.max_queries, self.max_keys = max(num_queries), max(num_keys)
-        if device.type == "cuda":
-            self.cu_seq_q, self.cu_seq_k, self.seqused_k = (
-                torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (ends, [*starts, cache.num_rows], num_keys)
-            )
+        self.cu_seq_q, self.cu_seq_k, self.seqused_k = (
+            torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (ends, [*starts, cache.num_rows], num_keys)
+        )
 
 
 def packed_attention(

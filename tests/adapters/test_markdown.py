@@ -98,6 +98,20 @@ def test_cuts_are_where_a_reader_would_make_them() -> None:
     assert "".join(split_pages("x" * 1_000, 100)) == "x" * 1_000
 
 
+def test_a_long_line_after_a_short_one_is_cut_behind_a_sentence() -> None:
+    first, _ = split_pages("x" * 130 + "\n" + "One sentence is here. " * 20, 310)
+    assert first.endswith("here. ")
+    assert len(first) == 131 + 7 * 22
+
+
+@pytest.mark.parametrize("num_lines", range(20, 45))
+@pytest.mark.parametrize("after", ["", "\n", "\nThat is all."])
+def test_no_page_opens_a_code_block_only_to_close_it(num_lines: int, after: str) -> None:
+    pages = split_pages("```py\n" + "x = 1\n" * num_lines + "```" + after, 200)
+    assert not [page for page in pages if page.startswith("```py\n```")]
+    assert "".join(pages).count("x = 1\n") == num_lines
+
+
 @pytest.mark.parametrize("leading", ["## The next part\n\n", "### Next\n", "1.\n", "- \n", "## Code\n```py\nx = 1\n"])
 def test_what_leads_to_something_stands_on_the_same_page(leading: str) -> None:
     before = "word " * 30 + "\n\n"

@@ -160,6 +160,13 @@ async def test_notices_that_do_not_fit_get_a_message_of_their_own() -> None:
     assert wall.pages[1].notices == ("n" * 40,)
 
 
+async def test_notices_that_fit_exactly_stay_on_the_page() -> None:
+    for num_chars, num_pages in ((42, 1), (43, 2)):  # a platform may put eight characters around each
+        wall = Wall()
+        await shown(wall, AnswerText("x" * 50), Notice("n" * num_chars), Ended(AnswerStatus.COMPLETE))
+        assert [page.notices for page in wall.pages] == [()] * (num_pages - 1) + [("n" * num_chars,)]
+
+
 async def test_no_notice_is_left_out_however_many_there_are() -> None:
     wall = Wall()
     notices = [f"I could not use the picture number {number}." for number in range(10)]
@@ -193,6 +200,17 @@ async def test_the_place_in_the_queue_is_kept_current_and_replaced_by_the_text()
         assert notes.replies[0] == (7, tuple(wall.messages), False)
         await answer.add(Ended(AnswerStatus.COMPLETE))
     assert len(wall.messages) == 1
+
+
+async def test_whoever_is_first_is_told_that_the_model_is_loading() -> None:
+    wall, answer = Wall(), WrittenAnswer(KEY, 7)
+    handler: Any = Notes()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(show(answer, wall, quick(), handler))
+        await answer.add(Waiting(1, None, is_loading=True))
+        await wall.wait_for("being loaded")
+        await answer.add(AnswerText("Red."), Ended(AnswerStatus.COMPLETE))
+    assert [page.text for page in wall.pages] == ["Red."]
 
 
 async def test_who_waits_sees_that_something_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +259,40 @@ async def test_a_message_that_had_to_move_is_noted_where_it_is_now() -> None:
     assert "".join(page.text for page in wall.pages) == text
     assert notes.replies[-1] == (7, tuple(wall.messages), True)
     assert not {"a", "b"} & set(wall.messages)
+
+
+async def test_where_a_message_has_moved_to_is_noted_while_the_answer_is_still_written() -> None:
+    """A program that ends now finds the message after its restart."""
+    wall, answer, notes = Wall(is_moving=True), WrittenAnswer(KEY, 7), Notes()
+    handler: Any = notes
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(show(answer, wall, quick(), handler))
+        await answer.add(Waiting(3, 20.0))
+        await wall.wait_for("number 3")
+        await answer.add(AnswerText("Red."))
+        await wall.wait_for("Red.")
+        await answer.add(AnswerText(" Round."))
+        await wall.wait_for("Red. Round.")
+        noted = [reply_ids for _, reply_ids, _ in notes.replies]
+        assert noted[:2] == [("m0",), ("m1",)]
+        await answer.add(Ended(AnswerStatus.COMPLETE))
+    assert notes.replies[-1] == (7, tuple(wall.messages), True)
+
+
+@pytest.mark.parametrize("is_moving", [False, True])
+async def test_at_every_write_it_is_noted_which_messages_there_are(is_moving: bool) -> None:
+    notes = Notes()
+
+    class Watched(Wall):
+        async def _write(self, page: Page) -> None:
+            if self.num_writes:
+                assert notes.replies[-1] == (7, tuple(self.messages), False)
+            await super()._write(page)
+
+    wall = Watched(is_moving=is_moving, messages={old: Page("old") for old in "abcde"})
+    await shown(wall, AnswerText("x" * 150), Ended(AnswerStatus.COMPLETE), notes=notes, reply_ids=list("abcde"))
+    assert wall.num_writes == 5  # two pages, and three messages too many
+    assert notes.replies[-1] == (7, tuple(wall.messages), True)
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,12 @@ class ScriptedStream:
         num_free: int,
         failure: ModelServerError | None,
         reason: FinishReason,
+        queued: Sequence[Queued],
         tell: Callable[[str], None],
     ) -> None:
         self._pieces = [word if index == 0 else " " + word for index, word in enumerate(text.split(" "))]
-        self._gate, self._num_free, self._failure, self._reason, self._tell = gate, num_free, failure, reason, tell
+        self._gate, self._num_free, self._failure, self._reason = gate, num_free, failure, reason
+        self._queued, self._tell = queued, tell
         self._cancelled = asyncio.Event()
         self.is_cancelled = False
         self.has_finished = False
@@ -68,7 +70,8 @@ class ScriptedStream:
 
     async def __aiter__(self) -> AsyncIterator[StreamEvent]:
         self._tell("begin")
-        yield Queued(1, None)
+        for event in self._queued:
+            yield event
         written: list[str] = []
         for index, piece in enumerate(self._pieces):
             if self._gate is not None and index >= self._num_free:
@@ -103,6 +106,7 @@ class ScriptedModel:
         self.refusal: ModelServerError | None = None
         self.failure: ModelServerError | None = None
         self.reason = FinishReason.STOP
+        self.queued = [Queued(1, None)]
         self.broken: asyncio.Future[None] | None = None
         self.is_closed = False
 
@@ -116,7 +120,8 @@ class ScriptedModel:
             self.steps.append((step, question))
 
         text = self.answer or f"Answer to: {question}"
-        self.streams.append(ScriptedStream(text, self.gate, self.num_free, self.failure, self.reason, tell))
+        stream = ScriptedStream(text, self.gate, self.num_free, self.failure, self.reason, self.queued, tell)
+        self.streams.append(stream)
         return self.streams[-1]
 
     async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:

@@ -12,10 +12,13 @@ from bot.chats import MAX_ATTEMPTS, SHUTTING_DOWN, Chats
 from bot.store import Store
 from bot.writer import NO_IMAGE, RESTART_NOTICE
 from model_server.errors import EngineFailed
+from model_server.types import ChatRequest, Queued
 from tests.bot.doubles import (
     QUEUE_FULL,
     RED,
+    SHUT,
     ScriptedModel,
+    ScriptedStream,
     ask,
     attachment,
     collect,
@@ -52,11 +55,21 @@ async def test_a_reply_to_a_question_that_was_taken_back_has_no_picture(chats: C
 
 
 async def test_the_place_in_the_queue_is_told(chats: Chats, model: ScriptedModel) -> None:
-    model.gate, model.num_free = asyncio.Event(), 0
+    model.gate, model.num_free, model.queued = asyncio.Event(), 0, [Queued(3, 4.5)]
     answer = await chats.handle(message("?", attachment(RED)))
     events = answer.events()
     async with asyncio.timeout(20):
-        assert await anext(events) == Waiting(1, None)
+        assert await anext(events) == Waiting(3, 4.5)
+    model.gate.set()
+    await answer.wait_ended()  # type: ignore[attr-defined]
+
+
+async def test_that_the_model_is_being_loaded_is_told(chats: Chats, model: ScriptedModel) -> None:
+    model.gate, model.num_free, model.queued = asyncio.Event(), 0, [Queued(1, None, is_loading=True)]
+    answer = await chats.handle(message("?", attachment(RED)))
+    events = answer.events()
+    async with asyncio.timeout(20):
+        assert await anext(events) == Waiting(1, None, is_loading=True)
     model.gate.set()
     await answer.wait_ended()  # type: ignore[attr-defined]
 
@@ -172,6 +185,29 @@ async def test_what_was_pending_is_answered_after_the_restart_exactly_once(
     assert again.requests == []
 
 
+async def test_what_a_model_that_shuts_down_did_not_finish_is_kept_for_the_restart(
+    chats: Chats, model: ScriptedModel, sqlite_store: Store
+) -> None:
+    model.failure = SHUT
+    events = await ask(chats, "First?", attachment(RED))
+    assert end_of(events) == Ended(AnswerStatus.PENDING)
+    assert notices_of(events) == [RESTART_NOTICE]
+    [turn] = await sqlite_store.pending_turns()
+    assert (turn.question, turn.answer, turn.notices) == ("First?", "", ())
+    model.failure = None
+    assert await chats.resume() == 1
+    answer = chats.running_answer(thread())
+    assert answer is not None
+    await collect(answer)
+    model.failure = SHUT
+    again = await chats.regenerate(thread())
+    assert again is not None
+    ended = end_of(await collect(again))
+    assert ended.status is AnswerStatus.FAILED
+    assert "kept the earlier answer" in str(ended.error)
+    assert [turn.answer for turn in await sqlite_store.read_turns(thread())] == ["Answer to: First?"]
+
+
 async def test_a_question_that_ends_the_program_every_time_is_given_up(
     new_chats: Callable[..., Chats], sqlite_store: Store
 ) -> None:
@@ -224,10 +260,19 @@ async def test_resumed_questions_wait_for_room_in_the_queue(
     monkeypatch.setattr("bot.writer._SECONDS_BETWEEN_TRIES", 0.001)
     model = ScriptedModel()
     model.refusal = QUEUE_FULL
+    submit, num_tries = model.submit, 0
+
+    def try_again(request: ChatRequest) -> ScriptedStream:
+        nonlocal num_tries
+        num_tries += 1
+        if num_tries == 3:
+            model.refusal = None
+        return submit(request)
+
+    monkeypatch.setattr(model, "submit", try_again)
     chats = new_chats(model)
     await chats.resume()
     answer = chats.running_answer(thread())
     assert answer is not None
-    await asyncio.sleep(0)
-    model.refusal = None
     assert end_of(await collect(answer)).status is AnswerStatus.COMPLETE
+    assert num_tries == 3

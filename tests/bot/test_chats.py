@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.base import AnswerStatus, AnswerText, Ended
-from bot.chats import MAX_QUESTION_CHARS, MAX_UNANSWERED, Chats
+from bot.chats import MAX_QUESTION_CHARS, MAX_UNANSWERED, SHUTTING_DOWN, TOO_LONG, Chats
 from bot.images import ImageReader
 from bot.questions import DEFAULT_QUESTION, NEW_CHAT
 from bot.store import Store
@@ -142,12 +142,16 @@ async def test_what_the_model_is_told_before_every_chat_takes_room(new_chats: Ca
         assert await model.num_prompt_tokens(last.messages, system) + last.sampling.max_new_tokens <= 60
 
 
-async def test_a_question_longer_than_the_context_is_told(new_chats: Callable[..., Chats]) -> None:
+async def test_a_question_longer_than_the_context_is_told(new_chats: Callable[..., Chats], sqlite_store: Store) -> None:
     model = ScriptedModel(context_length=40)
     chats = new_chats(model)
     ended = end_of(await ask(chats, "word " * 50, attachment(RED)))
     assert ended.status is AnswerStatus.FAILED
     assert ended.error == "This is too long for me: 60 tokens, and I can take 30. Please ask in fewer words."
+    assert [turn.is_refused for turn in await sqlite_store.read_turns(thread())] == [True]
+    again = await chats.regenerate(thread())
+    assert again is not None
+    assert end_of(await collect(again)) == ended  # however often it is asked, it stays too long
     await ask(chats, "Short?")  # the picture is still there
     assert model.requests[0].messages[0].images == (image("red"),)
     assert questions(model.requests[0]) == ["Short?"]
@@ -155,8 +159,9 @@ async def test_a_question_longer_than_the_context_is_told(new_chats: Callable[..
 
 async def test_an_endless_question_is_not_even_kept(chats: Chats, sqlite_store: Store) -> None:
     answer = await chats.handle(message("x" * (MAX_QUESTION_CHARS + 1), attachment(RED)))
-    assert answer.turn_id is None
+    assert (answer.turn_id, answer.key) == (None, thread())
     assert "too long" in str(end_of(await collect(answer)).error)
+    assert end_of(await ask(chats, "x" * MAX_QUESTION_CHARS, attachment(RED), key=thread("two"))).error != TOO_LONG
     assert await sqlite_store.read_chat(thread()) is None
 
 
@@ -273,6 +278,16 @@ async def test_regenerate_answers_a_failed_question(chats: Chats, model: Scripte
     assert end_of(await collect(answer)).status is AnswerStatus.COMPLETE
     [turn] = await sqlite_store.read_turns(thread())
     assert (turn.answer, turn.status, turn.error) == ("Answer to: First?", AnswerStatus.COMPLETE, None)
+
+
+async def test_a_new_try_while_the_program_ends_keeps_the_earlier_answer(chats: Chats, model: ScriptedModel) -> None:
+    await ask(chats, "First?", attachment(RED))
+    await chats.close(0)
+    answer = await chats.regenerate(thread())
+    assert answer is not None
+    assert (answer.key, answer.turn_id) == (thread(), 1)
+    assert await collect(answer) == [AnswerText("Answer to: First?"), Ended(AnswerStatus.FAILED, SHUTTING_DOWN)]
+    assert len(model.requests) == 1
 
 
 async def test_delete_stops_what_runs_and_forgets_everything(chats: Chats, model: ScriptedModel) -> None:

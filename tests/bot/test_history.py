@@ -62,6 +62,20 @@ async def test_fitting(exchanges: list[Exchange], max_tokens: int) -> None:
     assert [image for message in fitted.messages for image in message.images] == [i for e in exchanges for i in e.images]
 
 
+@pytest.mark.parametrize("num_kept", range(1, 7))
+async def test_what_fits_exactly_stays(num_kept: int) -> None:
+    exchanges = [Exchange("q", answer="a") for _ in range(5)] + [Exchange("q")]
+    num_dropped = len(exchanges) - num_kept
+    fitted = await fit_history(exchanges, _num_tokens(to_messages(exchanges, num_dropped)), _count)
+    assert fitted.num_dropped == num_dropped
+
+
+async def test_a_question_that_is_too_long_by_itself_is_told_by_how_much() -> None:
+    with pytest.raises(PromptTooLong) as caught:
+        await fit_history([Exchange("q", answer="a"), Exchange("q" * 40)], 43, _count)
+    assert (caught.value.num_tokens, caught.value.max_tokens) == (44, 43)
+
+
 async def test_a_chat_that_fits_is_counted_once() -> None:
     calls = 0
 

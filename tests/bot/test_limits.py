@@ -23,6 +23,7 @@ from tests.bot.doubles import (
     RED,
     ScriptedModel,
     attachment,
+    begun,
     collect,
     end_of,
     message,
@@ -108,6 +109,101 @@ def test_never_more_than_the_limit_within_any_24_hours(limit: int, steps: list[t
                 assert sum(at > said.next_at - WINDOW for at in counted) < limit
 
     asyncio.run(run())
+
+
+class Clock:
+    """Shares over nobody's earlier questions, or these, at a time that the test sets."""
+
+    def __init__(self, limits: Limits, before: Sequence[tuple[int, datetime]] = ()) -> None:
+        self.now = START
+        self.asked_for: list[str] = []  # who was looked up in the store
+        self._before = before
+        self.shares = Shares(limits, self._asked_since, lambda: self.now)
+
+    async def _asked_since(self, platform: str, author_id: str, since: datetime) -> Sequence[tuple[int, datetime]]:
+        assert since == self.now - WINDOW
+        self.asked_for.append(f"{platform} {author_id}")
+        return self._before
+
+    async def take(self, name: str) -> Ticket:
+        ticket = await self.shares.take("p", Author(name, name))
+        assert isinstance(ticket, Ticket)
+        return ticket
+
+
+async def test_who_has_not_asked_for_a_day_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.limits._NUM_REMEMBERED", 3)
+    clock = Clock(Limits(5))
+    shares = clock.shares
+    for name in ("gone", "waits"):
+        ticket = await clock.take(name)
+        if name == "gone":
+            shares.give_back(ticket, counts=True)
+    clock.now += WINDOW
+    shares.give_back(await clock.take("asked"), counts=True)
+    assert (await shares.quota("p", Author("looked", "looked"))).num_used == 0  # the fourth: now those are looked for who may go
+    assert set(shares._people) == {("p", "waits"), ("p", "asked"), ("p", "looked")}
+    assert (await shares.quota("p", Author("asked", "asked"))).num_used == 1
+    assert clock.asked_for == ["p gone", "p waits", "p asked", "p looked"]
+    for number in range(3):
+        await clock.take(f"more {number}")
+    assert len(shares._people) == 6  # as many as twice those who were left, before anybody is looked for again
+
+
+async def test_questions_that_wait_are_counted_one_by_one() -> None:
+    shares = Clock(Limits(max_waiting_per_person=2)).shares
+    first, second = await shares.take("p", ANN), await shares.take("p", ANN)
+    assert isinstance(first, Ticket)
+    assert isinstance(second, Ticket)
+    assert "2 questions of yours" in str(await shares.take("p", ANN))
+    shares.give_back(first, counts=True)
+    third = await shares.take("p", ANN)
+    assert isinstance(third, Ticket)
+    assert "2 questions of yours" in str(await shares.take("p", ANN))
+    open_one = await shares.take_open("p", ANN.id)
+    for ticket in (second, third):
+        shares.give_back(ticket, counts=False)
+    assert isinstance(await shares.take("p", ANN), Ticket)
+    assert "2 questions of yours" in str(await shares.take_again("p", ANN.id))
+    shares.give_back(open_one, counts=False)
+    assert isinstance(await shares.take_again("p", ANN.id), Ticket)
+
+
+def test_roles_that_nobody_set_a_limit_for_change_nothing() -> None:
+    assert Limits(3).of({"members"}) == Limits(3).of_anybody() == 3
+
+
+async def test_who_may_ask_nothing_is_told_so() -> None:
+    shares = Clock(Limits(0)).shares
+    assert await shares.take("p", ANN) == "You may not ask questions here."
+    assert await shares.quota("p", ANN) == Quota(0, 0)
+
+
+async def test_what_is_asked_on_one_platform_does_not_count_on_another() -> None:
+    shares = Clock(Limits(1)).shares
+    assert isinstance(await shares.take("p", ANN), Ticket)
+    assert isinstance(await shares.take("q", ANN), Ticket)
+    assert isinstance(await shares.take("p", ANN), str)
+
+
+async def test_a_deleted_question_is_taken_from_the_count_of_who_asked_it() -> None:
+    clock = Clock(Limits(3), before=[(1, START), (2, START)])
+    assert (await clock.shares.quota("p", ANN)).num_used == 2
+    clock.shares.forget_turn("p", "somebody else", 1)
+    clock.shares.forget_turn("q", ANN.id, 1)
+    clock.shares.forget_turn("p", ANN.id, 7)
+    assert (await clock.shares.quota("p", ANN)).num_used == 2
+    clock.shares.forget_turn("p", ANN.id, 1)
+    assert (await clock.shares.quota("p", ANN)).num_used == 1
+
+
+async def test_whose_roles_are_not_known_may_ask_as_much_as_anybody() -> None:
+    for limits, limit in ((Limits(1, {"a": 4, "b": 2}), 4), (Limits(1, {"a": None}), None), (Limits(None, {"a": 4}), None)):
+        shares = Clock(limits).shares
+        for _ in range(limit or 9):
+            assert isinstance(await shares.take_again("p", ANN.id), Ticket)
+        assert isinstance(await shares.take_again("p", ANN.id), str) == (limit is not None)
+        assert (await shares.quota("p", ANN)).limit == limits.per_day  # now they are: none
 
 
 @given(
@@ -245,6 +341,19 @@ async def test_nobody_has_many_unanswered_questions_at_once(new_limited: NewLimi
     for answer in (*answers[:2], other):
         assert end_of(await collect(answer)).status is AnswerStatus.COMPLETE
     assert (await ask_as(chats, ADA, "t4")).status is AnswerStatus.COMPLETE
+
+
+async def test_a_question_left_open_that_is_delivered_again_waits_too(new_limited: NewLimited, model: ScriptedModel) -> None:
+    model.gate = asyncio.Event()
+    asked, first = by(ADA, "one"), new_limited(model, 5, {}, 1)
+    await begun(await first.handle(asked))
+    await first.close(0)
+    restarted = new_limited(model, 5, {}, 1)
+    again = await restarted.handle(asked)
+    assert "still answering a question" in str((await ask_as(restarted, ADA, "two")).error)
+    model.gate.set()
+    await collect(again)
+    assert (await ask_as(restarted, ADA, "two")).status is AnswerStatus.COMPLETE
 
 
 async def test_what_was_left_open_by_a_restart_still_waits(new_limited: NewLimited, model: ScriptedModel) -> None:

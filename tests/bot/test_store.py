@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from adapters.base import AnswerStatus, ThreadKey
 from bot.database import StoreError
+from bot.limits import OWNER
 from bot.schema import Row, clean
 from bot.store import Store, shorten
 from tests.bot.doubles import image, thread
@@ -47,6 +48,52 @@ async def test_a_turn_is_written_pending_and_finished_once(store: Store) -> None
     assert await store.pending_turns() == []
     assert await store.find_turn("test", "workspace", "m1") == kept
     assert await store.find_turn("other", "workspace", "m1") is None
+
+
+async def test_what_is_not_said_about_a_question(store: Store) -> None:
+    turn = await store.add_turn(thread(), "m1", "What is this?")
+    assert (turn.author_id, turn.destination, turn.image_ids, turn.notices, turn.error) == (OWNER, "", (), (), None)
+    assert not turn.is_start
+    assert not turn.is_refused
+
+
+async def test_attempts_are_counted(store: Store) -> None:
+    first, second = [await store.add_turn(thread(), name, "?") for name in ("m1", "m2")]
+    for num_attempts in (1, 2):
+        await store.count_attempt(first.turn_id)
+        attempts = {turn.turn_id: turn.num_attempts for turn in await store.pending_turns()}
+        assert attempts == {first.turn_id: num_attempts, second.turn_id: 0}
+
+
+async def test_turns_come_in_the_order_of_their_questions(store: Store) -> None:
+    """Whatever changed in between: a database may keep a row that changed behind the others."""
+    first, second = [await store.add_turn(thread(), name, "?") for name in ("m1", "m2")]
+    await store.finish_turn(first.turn_id, AnswerStatus.COMPLETE, answer="x")
+    await store.replace_question(first.turn_id, "Again?")
+    for turns in (await store.pending_turns(), await store.read_turns(thread())):
+        assert [turn.turn_id for turn in turns] == [first.turn_id, second.turn_id]
+    chat = await store.read_chat(thread())
+    assert chat is not None
+    assert [turn.question for turn in chat.turns] == ["Again?", "?"]
+
+
+async def test_a_chat_is_called_after_its_first_question(store: Store) -> None:
+    for number, question in enumerate(("What is this?", "And that?")):
+        await store.add_turn(thread(), f"m{number}", question)
+    chat = await store.read_chat(thread())
+    assert chat is not None
+    assert (chat.key, chat.title) == (thread(), "What is this?")
+
+
+async def test_what_follows_a_picture_that_goes_starts_anew_in_its_own_chat_only(store: Store) -> None:
+    await store.add_turn(thread(), "m1", "?", images=[image("red")], is_start=True)
+    gone = await store.add_turn(thread(), "m2", "?", images=[image("blue")], is_start=True)
+    await store.add_turn(thread("other"), "m3", "?")
+    await store.add_turn(thread(), "m4", "?")
+    await store.add_turn(thread(), "m5", "?")
+    await store.drop_turn(gone.turn_id)
+    assert [turn.is_start for turn in await store.read_turns(thread())] == [True, True, False]
+    assert [turn.is_start for turn in await store.read_turns(thread("other"))] == [False]
 
 
 async def test_everything_is_there_after_opening_again(store_url: str) -> None:

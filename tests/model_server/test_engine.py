@@ -177,6 +177,7 @@ async def test_the_second_turn_computes_only_what_is_new(random_llava: Path, ima
         assert first.usage.num_prompt_tokens == num_prompt
         assert first.usage.num_cached_tokens == 0
         assert engine.num_computed_tokens == num_prompt + 20  # the last token is never fed back
+        assert engine.num_steps == 21  # the first reads the whole prompt
         answer = Message(Role.ASSISTANT, first.text, token_ids=first.token_ids)
         second = await ask(loop, question, answer, Message(Role.USER, "how many?"), max_new_tokens=5)
         known = num_prompt + 20  # all that was computed for the first turn
@@ -374,7 +375,9 @@ async def test_what_was_stopped_in_the_last_step_before_an_unload_is_forgotten(
     ("error", "sentence"),
     [
         (RuntimeError("[enforce fail] not enough memory: you tried to allocate"), "not enough memory"),
-        (RuntimeError("no kernel"), "no kernel"),
+        (RuntimeError("no kernel\nat line 7"), "this machine: no kernel$"),
+        (MemoryError(), "not enough memory"),
+        (ValueError(), "this machine: ValueError$"),
     ],
 )
 def test_what_keeps_a_model_from_starting_is_told(

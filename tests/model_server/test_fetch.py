@@ -24,7 +24,7 @@ def only(text: str) -> Callable[[object], bool]:
 
 
 class FixedResolver(AbstractResolver):
-    """Answers every name with the next of the given addresses."""
+    """Answers every name with the next of the given answers: an address, or several with spaces between them."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
@@ -32,9 +32,18 @@ class FixedResolver(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         self.asked.append(host)
-        address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
-        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return [ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=socket.AI_NUMERICHOST)]
+        answer = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in answer.split()
+        ]
 
     async def close(self) -> None:
         pass
@@ -87,13 +96,16 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
         "100.64.0.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
         "::", "::1", "fe80::1", "fc00::1", "fd12::1", "fec0::1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a00:1",
+        "2001:0:808:808::f5ff:fffe",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public_address(ipaddress.ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2001:0:808:808::f7f7:f7f7"]
+)
 def test_addresses_that_are_public(address: str) -> None:
     assert is_public_address(ipaddress.ip_address(address))
 
@@ -116,6 +128,16 @@ async def test_this_machine_under_any_name_is_refused(server: tuple[str, list[st
 async def test_a_name_that_resolves_to_a_private_address_is_refused() -> None:
     assert "private or local" in await refusal("http://pictures.example/cat.png", resolver=FixedResolver("10.0.0.7"))
     assert "private or local" in await refusal("http://pictures.example/cat.png", resolver=FixedResolver("::ffff:10.0.0.7"))
+
+
+@pytest.mark.parametrize("addresses", ["127.0.0.1 127.0.0.2", "127.0.0.2 127.0.0.1", "127.0.0.1 ::1"])
+async def test_a_name_with_one_private_address_among_others_is_refused(server: tuple[str, list[str]], addresses: str) -> None:
+    """Which of them is connected to is not ours to choose, and the next try may take another one."""
+    base, asked = server
+    url = base.replace("127.0.0.1", "both.example") + "/picture"
+    reason = await refusal(url, is_allowed=only("127.0.0.1"), resolver=FixedResolver(addresses))
+    assert "private or local" in reason
+    assert asked == []
 
 
 async def test_the_connection_goes_to_the_address_that_was_checked(server: tuple[str, list[str]]) -> None:

@@ -86,6 +86,31 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     assert close(pixel(encoded(pil, kind)), (128, 128, 128))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "brightest", "value"),
+    [
+        (np.float32, 1.0, 0.5),
+        (np.float32, 255.0, 127.5),
+        (np.float32, 65_535.0, 32_768.0),
+        (np.int32, 255, 128),
+        (np.int32, 1, 1),  # nearly black: whole numbers count from 0 to 255 at least
+        (np.int32, 65_535, 32_768),
+    ],
+)
+def test_how_deep_a_greyscale_is_shows_in_its_brightest_point(dtype: type, brightest: float, value: float) -> None:
+    values = np.full((16, 16), value, dtype=dtype)
+    values[0, 0] = brightest
+    expected = 1 if (dtype, brightest) == (np.int32, 1) else 128
+    assert abs(pixel(encoded(PilImage.fromarray(values), "TIFF"))[0] - expected) <= 1
+
+
+def test_points_that_are_no_numbers_or_below_black_are_black() -> None:
+    values = np.ones((16, 16), dtype=np.float32)
+    values[5, 5], values[6, 5] = np.nan, -3
+    data = encoded(PilImage.fromarray(values), "TIFF")
+    assert [pixel(data, at) for at in ((5, 5), (5, 6), (5, 7))] == [(0, 0, 0), (0, 0, 0), (255, 255, 255)]
+
+
 def test_transparency_is_put_on_white() -> None:
     palette = PilImage.new("P", (16, 16), 0)
     palette.putpalette([0, 0, 0, *RED])
@@ -119,7 +144,7 @@ def test_a_reason_for_everything_that_is_not_usable() -> None:
     assert "web page" in refusal(b"<!DOCTYPE html><html></html>")
     assert "PDF" in refusal(b"%PDF-1.7")
     assert "pixels" in refusal(huge_png())
-    assert "MB" in refusal(b"\xff\xd8\xff" + bytes(100_000_000))
+    assert refusal(b"\xff\xd8\xff" + bytes(100_000_000)) == "it has 100 MB, and I take up to 26 MB."
 
 
 def test_size_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:

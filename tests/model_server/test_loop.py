@@ -115,12 +115,45 @@ async def test_what_can_never_be_answered_is_refused(loop: InferenceLoop, engine
 async def test_a_prompt_larger_than_the_cache_is_refused_and_an_answer_is_cut_to_it() -> None:
     engine = ScriptedEngine(cache_capacity=50)
     loop = await started(engine)
-    with pytest.raises(PromptTooLong) as caught:
-        loop.submit(request("x" * 60))
-    assert caught.value.max_tokens < 60
-    loop.submit(request("x" * 30, max_new_tokens=60))
+    for length in (50, 60):  # one token of an answer must fit, too
+        with pytest.raises(PromptTooLong) as caught:
+            loop.submit(request("x" * length))
+        assert (caught.value.num_tokens, caught.value.max_tokens) == (length, 49)
+    cut, whole = loop.submit(request("x" * 30, max_new_tokens=60)), loop.submit(request("x" * 30, max_new_tokens=20))
     await settle(loop)
-    assert 1 <= engine.max_new_tokens[0] <= 20
+    cut.cancel()
+    await settle(loop)
+    assert engine.max_new_tokens == [15, 20]  # halved until it fits: 60, 30, 15; and not where it fits exactly
+    whole.cancel()
+    await loop.close()
+
+
+async def test_nothing_is_taken_before_the_model_is_there(engine: ScriptedEngine) -> None:
+    loop = InferenceLoop(engine)
+    with pytest.raises(ShuttingDown):
+        loop.submit(request())
+    await loop.start()
+    loop.submit(request()).cancel()
+    await loop.close()
+
+
+async def test_the_estimate_follows_how_long_answers_take(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    loop = await started(engine, max_running=2)
+    first, second, third, fourth = (loop.submit(request(name)) for name in "abcd")
+    assert [await anext(third), await anext(fourth)] == [Queued(1, None), Queued(2, None)]
+    await settle(loop)
+    now += 10
+    engine.finish("0")
+    await collect(first)
+    fifth = loop.submit(request("e"))
+    assert [await anext(fourth), await anext(fifth)] == [Queued(1, 5.0), Queued(2, 10.0)]  # two are answered at a time
+    await settle(loop)
+    now += 10
+    engine.finish("1")  # it took 20 seconds: the newest counts for three tenths
+    await collect(second)
+    assert await anext(fifth) == Queued(1, 6.5)
     await loop.close()
 
 

@@ -5,10 +5,14 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from model_server.checkpoints.loading import Checkpoint
 from model_server.prompt import SYSTEM, Prompt, PromptTemplate
 from model_server.types import Image, Message, Role
+from tests.model_server.conftest import make_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +99,81 @@ def test_a_chat_alternates(template: PromptTemplate) -> None:
     for messages in ((), (assistant,), (user, assistant), (user, user, user)):
         with pytest.raises(ValueError, match="alternates"):
             template.encode(messages)
+
+
+# --- other models' templates and tokenizers
+
+PARTS = "{% for part in m.content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+TURNS = "{% for m in messages %}{{ m.role }}: " + PARTS + "  <|end|>  {% endfor %}<|end|>x"
+CHAT = (Message(Role.USER, "what colour"), Message(Role.ASSISTANT, "red"), Message(Role.USER, "how many"))
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One of its special tokens begins with another, and that one takes the spaces around it along."""
+    tokenizer = make_tokenizer()
+    own = [AddedToken("<|end|>", lstrip=True, rstrip=True, special=True), AddedToken("<|end|>x", special=True)]
+    tokenizer.add_special_tokens({"additional_special_tokens": own})
+    return tokenizer
+
+
+def ids_of(tokenizer: PreTrainedTokenizerFast, *tokens: str) -> list[int]:
+    return [int(tokenizer.get_vocab()[token]) for token in tokens]
+
+
+@pytest.mark.parametrize("end", ["", " assistant:"])
+def test_special_tokens_are_told_apart_and_take_the_spaces_that_are_theirs(tokenizer: PreTrainedTokenizerFast, end: str) -> None:
+    """As the tokenizer itself reads the whole prompt."""
+    template = PromptTemplate(tokenizer, "{{ bos_token }}" + TURNS + end)
+    expected = tokenizer.encode(template.text(CHAT), add_special_tokens=False)
+    assert flat(template.encode(CHAT)) == expected
+    end_of_turn, end_of_chat = ids_of(tokenizer, "<|end|>", "<|end|>x")
+    assert (expected.count(end_of_turn), expected.count(end_of_chat)) == (3, 1)
+    assert flat(template.encode(CHAT[:1]))[: len(expected)] == tokenizer.encode(template.text(CHAT[:1]), add_special_tokens=False)
+
+
+@pytest.mark.parametrize("chat_template", [TURNS, "{{ bos_token }}" + TURNS, None])
+def test_a_prompt_begins_as_every_text_of_its_tokenizer_does_and_only_once(
+    tokenizer: PreTrainedTokenizerFast, chat_template: str | None
+) -> None:
+    (bos,) = ids_of(tokenizer, "<s>")
+    assert flat(PromptTemplate(tokenizer, TURNS).encode(CHAT)).count(bos) == 0  # neither of them puts one there
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", bos)])
+    ids = flat(PromptTemplate(tokenizer, chat_template).encode(CHAT))
+    assert ids[0] == bos
+    assert ids.count(bos) == 1
+
+
+def test_what_follows_a_word_gets_no_beginning_of_its_own(tokenizer: PreTrainedTokenizerFast) -> None:
+    (bos,) = ids_of(tokenizer, "<s>")
+    template = PromptTemplate(tokenizer, "{{ bos_token }}" + TURNS)
+    pairs = [(context, text) for context in ("", "a", "what", "co") for text in ("n", "nd", "t is", "lour", " red", "中")]
+    expected = [template._encode_text(context, text) for context, text in pairs]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", bos)])
+    template = PromptTemplate(tokenizer, TURNS)
+    assert [template._encode_text(context, text) for context, text in pairs] == expected
+
+
+def test_a_tokenizer_without_an_end_or_a_beginning_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.bos_token = None
+    with pytest.raises(ValueError, match="beginning-of-sequence"):
+        PromptTemplate(tokenizer)
+    PromptTemplate(tokenizer, TURNS)  # its own template needs none
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="end-of-sequence"):
+        PromptTemplate(tokenizer, TURNS)
+
+
+@pytest.mark.parametrize(
+    "chat_template",
+    [
+        "{% for m in messages %}{{ m.role }}{% endfor %}",  # without the texts
+        TURNS + TURNS,  # everything twice
+        "{% for m in messages | reverse %}" + PARTS + "{% endfor %}",
+        TURNS.replace("<image>", ""),
+        TURNS.replace("<image>", "<image><image>"),
+    ],
+)
+def test_a_template_that_does_not_write_everything_once_is_refused(tokenizer: PreTrainedTokenizerFast, chat_template: str) -> None:
+    with pytest.raises(ValueError, match="once, in order"):
+        PromptTemplate(tokenizer, chat_template)

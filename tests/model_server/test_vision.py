@@ -57,6 +57,17 @@ def test_a_pictures_ids_stand_for_its_features_and_words_stay_words(
     assert min(red_ids + blue_ids) >= store.embedding.vocab_size
 
 
+def test_a_prompts_pictures_are_in_their_places_among_its_words(store: ImageStore, image: MakeImage) -> None:
+    red, blue = image("red"), image("blue")
+    ids = store.pin_prompt(Prompt(((1, 2), red, (3,), blue, (4,))))
+    red_ids, blue_ids = store.pin([red, blue])
+    assert ids == [1, 2, *red_ids, 3, *blue_ids, 4]
+
+
+def test_pictures_are_no_part_of_what_a_model_is_saved_as(store: ImageStore) -> None:
+    assert list(store.embedding.state_dict()) == ["words.weight"]
+
+
 def test_a_picture_is_encoded_once(store: ImageStore, image: MakeImage) -> None:
     first = store.pin([image("red")])
     assert store.pin([image("red")]) == first
@@ -74,6 +85,18 @@ def test_an_evicted_picture_comes_back_under_its_own_ids(store: ImageStore, chec
     assert torch.equal(looked_up(store.embedding, ids["red"]), features(checkpoint, image("red")))
     assert store.num_encoded == 4
     assert len({i for one in ids.values() for i in one}) == 3 * checkpoint.num_image_tokens
+
+
+def test_the_picture_that_was_not_looked_at_for_longest_goes_first(store: ImageStore, image: MakeImage) -> None:
+    for colour in ("red", "green", "red", "blue"):  # room for two: red was used again, so green has to go
+        store.pin([image(colour)])
+        store.unpin([image(colour)])
+    assert store.num_encoded == 3
+    store.pin([image("red")])
+    assert store.num_encoded == 3
+    store.unpin([image("red")])
+    store.pin([image("green")])
+    assert store.num_encoded == 4
 
 
 def test_pinned_pictures_stay(store: ImageStore, checkpoint: Checkpoint, image: MakeImage) -> None:
