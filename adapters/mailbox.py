@@ -39,6 +39,7 @@ class Mailboxes:
         self._max_posts = max_posts
         self._on_idle = on_idle
         self._mailboxes: dict[Conversation, _Mailbox] = {}
+        self._awaited: set[asyncio.Future[Any]] = set()  # what callers of `run` wait for
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -56,8 +57,13 @@ class Mailboxes:
         return True
 
     async def run(self, conversation: Conversation, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do `work` as a step of the conversation; returns what it returns, and raises what it raises."""
+        """Do `work` as a step of the conversation; returns what it returns, and raises what it raises.
+
+        Raises CancelledError when the mailboxes are closed before its turn has come.
+        """
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._awaited.add(done)
+        done.add_done_callback(self._awaited.discard)
 
         async def step() -> None:
             try:
@@ -73,7 +79,10 @@ class Mailboxes:
                 if not done.done():  # whoever wanted it has left
                     done.set_result(result)
 
-        self.put(conversation, step)
+        if self._is_closed:
+            done.cancel()
+        else:
+            self.put(conversation, step)
         return await done
 
     async def close(self, grace_seconds: float) -> None:
@@ -85,6 +94,8 @@ class Mailboxes:
             for worker in late:
                 worker.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        for awaited in tuple(self._awaited):
+            awaited.cancel()
 
     async def _work(self, conversation: Conversation, mailbox: _Mailbox) -> None:
         try:

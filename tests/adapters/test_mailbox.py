@@ -105,12 +105,17 @@ async def test_closing_lets_the_running_step_end_and_begins_no_other() -> None:
     mailboxes.put(HERE, noting(told, "never"))
     mailboxes.put(THERE, noting(told, "stuck", asyncio.Event()))
     await asyncio.sleep(0)
+    waiting = asyncio.create_task(mailboxes.run(HERE, noting(told, "nor this")))
+    await asyncio.sleep(0)
     closing = asyncio.create_task(mailboxes.close(0.05))
     await asyncio.sleep(0)
     gate.set()
     await asyncio.wait_for(closing, TIMEOUT_SECONDS)
     assert told == ["running"]
     assert not len(mailboxes)
+    for late in (waiting, mailboxes.run(THERE, noting(told, "too late"))):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(late, TIMEOUT_SECONDS)
 
 
 # --- the dispatcher over them

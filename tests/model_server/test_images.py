@@ -97,7 +97,7 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
         (np.int32, 65_535, 32_768),
     ],
 )
-def test_how_deep_a_greyscale_is_shows_in_its_brightest_point(dtype: type, brightest: float, value: float) -> None:
+def test_how_deep_a_greyscale_is_shows_in_its_brightest_point(dtype: type[np.generic], brightest: float, value: float) -> None:
     values = np.full((16, 16), value, dtype=dtype)
     values[0, 0] = brightest
     expected = 1 if (dtype, brightest) == (np.int32, 1) else 128
