@@ -272,9 +272,9 @@ class Dispatcher:
     async def _take_away(self, turn: PlatformTurn) -> None:
         """Delete the messages that show a turn's answer."""
         with contextlib.suppress(DestinationGone, TryLater):
-            await self._screen.wait_shown(turn.turn_id)  # its answer was stopped, and may have been written once more
+            shown = await self._screen.wait_shown(turn.turn_id)  # its answer was stopped, and may have been written once more
             surface = self._platform.surface(turn.destination)
-            for reply_id in turn.reply_ids:
+            for reply_id in turn.reply_ids if shown is None else shown:
                 await surface.delete(reply_id)
 
     async def _take_room_gone(self, workspace: str, room: str) -> None:

@@ -102,15 +102,15 @@ async def show(
     pace: Pace,
     handler: ThreadHandler,
     *,
-    reply_ids: Sequence[str] = (),
+    reply_ids: list[str] | None = None,
     clock: Callable[[], float] = time.monotonic,
     final_seconds: float = FINAL_SECONDS,
 ) -> Shown:
-    """Show all of an answer. `reply_ids` are the messages that show it, or an earlier one, already.
+    """Show all of an answer. `reply_ids` are the messages that show it, or an earlier one, already; the list is kept up to date.
 
     Returns when it stands there, when its place is gone, or when its end could not be written for `final_seconds`.
     """
-    return await _Painting(answer, surface, pace, handler, list(reply_ids), clock, final_seconds).run()
+    return await _Painting(answer, surface, pace, handler, [] if reply_ids is None else reply_ids, clock, final_seconds).run()
 
 
 class _Painting:

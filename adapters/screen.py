@@ -21,7 +21,7 @@ class Screen:
         self._platform = platform
         self._handler = handler
         self._pace = pace
-        self._showing: dict[int, asyncio.Task[None]] = {}  # the newest task of each turn
+        self._showing: dict[int, tuple[asyncio.Task[None], list[str]]] = {}  # each turn's newest task, and the messages it writes
         self._tasks: set[asyncio.Task[None]] = set()
 
     def show(self, answer: Answer, surface: Surface, reply_ids: Sequence[str] = ()) -> asyncio.Task[None]:
@@ -31,13 +31,13 @@ class Screen:
         """
         turn_id = answer.turn_id
         earlier = None if turn_id is None else self._showing.get(turn_id)
+        ids = list(reply_ids)
 
         async def paint() -> None:
-            ids = reply_ids
             if earlier is not None:
-                await asyncio.wait({earlier})
-                turn = None if turn_id is None else await self._handler.find_turn(turn_id)
-                ids = ids if turn is None else turn.reply_ids
+                task, shown = earlier
+                await asyncio.wait({task})
+                ids[:] = shown
             try:
                 await show(answer, surface, self._pace, self._handler, reply_ids=ids)
             except Exception:
@@ -47,17 +47,20 @@ class Screen:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if turn_id is not None:
-            self._showing[turn_id] = task
-            task.add_done_callback(lambda _: self._showing.pop(turn_id) if self._showing.get(turn_id) is task else None)
+            newest = self._showing[turn_id] = task, ids
+            task.add_done_callback(lambda _: self._showing.pop(turn_id) if self._showing.get(turn_id) is newest else None)
         return task
 
     def is_showing(self, turn_id: int) -> bool:
         return turn_id in self._showing
 
-    async def wait_shown(self, turn_id: int) -> None:
-        """Until nothing of the turn is being shown any more."""
-        while task := self._showing.get(turn_id):
+    async def wait_shown(self, turn_id: int) -> Sequence[str] | None:
+        """Until nothing of the turn is being shown any more. Returns the messages that show it then; None if none was at work."""
+        shown = None
+        while newest := self._showing.get(turn_id):
+            task, shown = newest
             await asyncio.wait({task})
+        return shown
 
     async def close(self, deadline: float) -> None:
         """`deadline`: until then (in the event loop's time) what is being shown may come to its end."""

@@ -25,7 +25,7 @@ async def _bytes(attachments: tuple[Attachment, ...]) -> list[bytes]:
     return [await attachment.fetch(10**7) for attachment in attachments]
 
 
-def _embed(w: World, kind: str, *, name: str = "thumbnail") -> Payload:
+def embed(w: World, kind: str, *, name: str = "thumbnail") -> Payload:
     file = w.image("proxied.png")
     shown = {"url": "https://example.org/cat.png", "proxy_url": file["url"], "width": 1, "height": 1}
     return {"type": kind, "url": "https://example.org/cat", name: shown}
@@ -114,7 +114,7 @@ async def test_what_the_same_person_posted_just_before_in_a_channel() -> None:
 
 async def test_a_link_that_discord_resolved_already() -> None:
     async with world() as w:
-        await w.ask(f"{ME} https://example.org/cat", attachments=[], embeds=[_embed(w, "image")])
+        await w.ask(f"{ME} https://example.org/cat", attachments=[], embeds=[embed(w, "image")])
         came = await _came(w)
         assert [attachment.link for attachment in came] == ["https://example.org/cat"]
         assert await _bytes(came) == [draw_image()]
@@ -123,7 +123,7 @@ async def test_a_link_that_discord_resolved_already() -> None:
 async def test_a_link_that_resolves_later() -> None:
     async with world(embed_seconds=5.0) as w:
         asked = await w.ask(f"{ME} What is https://example.org/cat", attachments=[])
-        await w.discord.edit(asked, is_real=False, embeds=[_embed(w, "article", name="image")])
+        await w.discord.edit(asked, is_real=False, embeds=[embed(w, "article", name="image")])
         assert await _bytes(await _came(w)) == [draw_image()]
 
 
@@ -131,7 +131,7 @@ async def test_a_link_whose_update_was_missed_is_read_once_more() -> None:
     async with world(embed_seconds=0.01) as w:
         asked = w.discord.people_say(w.channel, f"{ME} What is https://example.org/cat", attachments=[])
         early = dict(asked)
-        asked["embeds"] = [_embed(w, "image")]
+        asked["embeds"] = [embed(w, "image")]
         await w.discord.dispatch("MESSAGE_CREATE", early)
         assert await _bytes(await _came(w)) == [draw_image()]
 
@@ -140,7 +140,7 @@ async def test_a_page_that_is_mentioned_in_a_chat_is_no_new_picture() -> None:
     async with world() as w:
         asked = await w.ask()
         await w.answered()
-        await w.discord.post(int(asked["id"]), "Like https://example.org/cat ?", embeds=[_embed(w, "article")])
+        await w.discord.post(int(asked["id"]), "Like https://example.org/cat ?", embeds=[embed(w, "article")])
         await w.answered()
         assert w.handler.messages[1].attachments == ()
 

@@ -108,7 +108,7 @@ async def shown(
     await answer.add(*events)
     handler: Any = notes or Notes()
     async with asyncio.timeout(10):
-        await show(answer, wall, options.pop("pace", None) or quick(), handler, reply_ids=reply_ids, **options)
+        await show(answer, wall, options.pop("pace", None) or quick(), handler, reply_ids=list(reply_ids), **options)
     return answer
 
 
@@ -350,7 +350,7 @@ class Writing:
 
     async def show(self, reply_ids: Sequence[str] = ()) -> None:
         handler: Any = self.notes
-        self.ends.append(await show(self.answer, self.wall, self.pace, handler, reply_ids=reply_ids, clock=self.time.clock))
+        self.ends.append(await show(self.answer, self.wall, self.pace, handler, reply_ids=list(reply_ids), clock=self.time.clock))
 
     def check(self) -> None:
         pages = split_pages("".join(self.pieces), self.wall.max_page_chars) or [NOTHING_SAID]
