@@ -19,7 +19,7 @@ from adapters.mailbox import Conversation
 from adapters.post import Platform, Post
 from adapters.routing import Begins, Continues, Router
 from adapters.screen import Screen
-from adapters.surface import DestinationGone
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,19 @@ MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; what is
 _MARK = "seen_until"
 _FORGOTTEN = "forgotten_until"
 _MAX_AT_ONCE = 2
+_MAX_LOOKS = 4  # afterwards the next connection tries again
 
-ReadMissed = Callable[[datetime], Awaitable[Iterable[Post]]]
-"""Reads back what was said since then, in no order. Raises TryLater when the platform cannot be asked."""
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What was said while we were away, in no order. `is_complete`: False when a part of it could not be read back just now."""
+
+    posts: Sequence[Post] = ()
+    is_complete: bool = True
+
+
+ReadMissed = Callable[[datetime], Awaitable[Missed]]
+"""Reads back what was said since then. Raises TryLater when the platform cannot be asked at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +156,7 @@ class Absence:
                     self._has_resumed = True
                     await self._resume()
                 if since is not None:
-                    num_answered = await self._answer_missed(await read_missed(since))
-                    if num_answered:
-                        log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
+                    await self._look_back(read_missed, since)
             if self._forgotten_at is not None:
                 await self._note_forgotten(self._forgotten_at)  # as far as it could not be while we were catching up
         for post in passed_over:  # they may follow on what was only answered now
@@ -165,7 +173,7 @@ class Absence:
         try:
             while left := self._backlog.left_in(conversation):
                 try:
-                    posts = _oldest_first(await self._read_missed(min(left.values())))
+                    posts = _oldest_first((await self._read_missed(min(left.values()))).posts)
                 except Exception as error:
                     log.warning("What was left on %s could not be read back (%s).", self._platform.name, type(error).__name__)
                     await asyncio.sleep(next(waits))
@@ -177,6 +185,20 @@ class Absence:
                 self._backlog.let_go(conversation, [(post.workspace, post.message_id) for post in found] or left)
         finally:
             self._answering_left.discard(conversation)
+
+    async def _look_back(self, read_missed: ReadMissed, since: datetime) -> None:
+        """Answer what was missed since then; what cannot be read back just now is asked for again. Raises TryLater in the end."""
+        waits = growing_waits()
+        for _ in range(_MAX_LOOKS):
+            missed = await read_missed(since)
+            num_answered = await self._answer_missed(missed.posts)
+            if num_answered:
+                log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
+            if missed.is_complete:
+                return
+            log.warning("Not all that was missed on %s could be read back; I try again.", self._platform.name)
+            await asyncio.sleep(next(waits))
+        raise TryLater
 
     async def _missed_since(self) -> datetime | None:
         """From when on messages may have been missed; None when nothing was, because we were never here before."""
@@ -204,6 +226,8 @@ class Absence:
         left, num_answered = self._catch_up.recent(posts), 0
         while ours := [post for post in left if await self._is_missed(post)]:
             chosen = self._catch_up.newest(ours, num_answered)
+            for post in ours[: len(ours) - len(chosen)]:
+                self._router.has_taken(post)  # it stays unanswered, also when we look back again
             await self._answer_all(chosen)
             num_answered += len(chosen)
             left = [post for post in left if post not in ours]  # what follows on them is ours now

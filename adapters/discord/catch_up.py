@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import discord
 
+from adapters.absence import Missed
 from adapters.base import ThreadHandler
 from adapters.discord.actions import PLATFORM
 from adapters.discord.api_errors import CannotEdit, translated_errors
@@ -28,7 +29,7 @@ _PAUSE_SECONDS = 0.1
 Room = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | discord.Thread | discord.DMChannel
 
 
-async def read_missed(client: discord.Client, translator: Translator, handler: ThreadHandler, since: datetime) -> list[Post]:
+async def read_missed(client: discord.Client, translator: Translator, handler: ThreadHandler, since: datetime) -> Missed:
     """Messages since then in channels, active threads, and the threads and direct messages of known chats; in no order."""
     after = discord.Object(discord.utils.time_snowflake(since))
     rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)]
@@ -36,12 +37,15 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
     newer = sorted((room for room in rooms if _newest_in(room) > after.id), key=_newest_in, reverse=True)
     if len(newer) > MAX_ROOMS:
         log.info("I look for missed messages in the %d places of %d where something was said last.", MAX_ROOMS, len(newer))
-    posts = []
+    posts, is_complete = list[Post](), True
     for room in newer[:MAX_ROOMS]:
         try:
             async with translated_errors():
                 messages = [message async for message in room.history(limit=MAX_MESSAGES, after=after, oldest_first=False)]
-        except (DestinationGone, TryLater, CannotEdit):
+        except (DestinationGone, CannotEdit):
+            continue
+        except TryLater:
+            is_complete = False
             continue
         posts += [
             translator.post(message)
@@ -49,7 +53,7 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
             if translator.is_readable(message) and not is_automatic_message(message)
         ]
         await asyncio.sleep(_PAUSE_SECONDS)  # there is no hurry, and others wait for the same limit
-    return posts
+    return Missed(posts, is_complete)
 
 
 def _newest_in(room: Room) -> int:

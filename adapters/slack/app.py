@@ -19,7 +19,7 @@ from aiohttp import web
 from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
 from slack_bolt.async_app import AsyncApp
 
-from adapters.absence import CatchUp
+from adapters.absence import CatchUp, Missed
 from adapters.access import Access
 from adapters.backoff import until_reached
 from adapters.base import AdapterError, ThreadHandler, ThreadKey, TokenError
@@ -249,7 +249,7 @@ class SlackAdapter:
         self.where = f"Slack, as @{found.bot_name} in {found.team_name}"
         self._workspaces.only = self._workspaces.learn(found.team_id, found.bot_user_id, self._bot_token)
 
-    async def _read_missed(self, translator: Translator, installations: Installations | None, since: datetime) -> list[Post]:
+    async def _read_missed(self, translator: Translator, installations: Installations | None, since: datetime) -> Missed:
         only = self._workspaces.only
         workspaces = [] if only is None else [only]
         if installations is not None:
@@ -257,4 +257,4 @@ class SlackAdapter:
                 with contextlib.suppress(DestinationGone):
                     workspaces.append(await self._workspaces.find(team_id))
         missed = await asyncio.gather(*(read_missed(workspace, translator, since) for workspace in workspaces))
-        return [post for posts in missed for post in posts]
+        return Missed([post for each in missed for post in each.posts], all(each.is_complete for each in missed))

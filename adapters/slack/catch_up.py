@@ -6,11 +6,12 @@ import asyncio
 import logging
 from datetime import datetime
 
+from adapters.absence import Missed
 from adapters.post import Post
 from adapters.slack.markup import has_mention
 from adapters.slack.translate import Event, Translator, is_automatic, read_channel, read_thread
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
-from adapters.surface import DestinationGone
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -20,20 +21,23 @@ _MAX_AT_ONCE = 4
 _KINDS = "public_channel,private_channel,mpim,im"
 
 
-async def read_missed(workspace: Workspace, translator: Translator, since: datetime) -> list[Post]:
-    """What people wrote since then in all channels that we are in, and in threads there that went on; in no order.
+async def read_missed(workspace: Workspace, translator: Translator, since: datetime) -> Missed:
+    """What people wrote since then in all channels that we are in, and in threads there that went on.
 
     Raises TryLater when Slack cannot be asked for our channels.
     """
     oldest = since.timestamp()
     slots = asyncio.Semaphore(_MAX_AT_ONCE)
 
-    async def read(channel: str) -> list[Post]:
+    async def read(channel: str) -> list[Post] | None:
         async with slots:
-            return await _missed_in(workspace, translator, channel, oldest)
+            try:
+                return await _missed_in(workspace, translator, channel, oldest)
+            except TryLater:
+                return None
 
-    channels = await _channels(workspace)
-    return [post for posts in await asyncio.gather(*(read(channel) for channel in channels)) for post in posts]
+    found = await asyncio.gather(*(read(channel) for channel in await _channels(workspace)))
+    return Missed([post for posts in found if posts is not None for post in posts], is_complete=None not in found)
 
 
 async def _channels(workspace: Workspace) -> list[str]:

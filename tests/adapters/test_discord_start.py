@@ -125,6 +125,19 @@ async def test_what_was_missed_is_answered_once_after_the_return() -> None:
         assert sorted(message.text for message in w.handler.messages[2:]) == ["A mention", "Directly", "In its thread", "The last"]
 
 
+async def test_what_cannot_be_read_back_at_once_is_read_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    async with world() as w:
+        await w.ask()
+        await w.answered("A red circle.")
+        await w.stop()
+        w.discord.people_say(w.channel, f"{ME} A mention", attachments=[w.image()])
+        w.discord.fail("GET", rf"/channels/{w.channel}/messages", 503)
+        await w.start()
+        await w.answered("Yes.")
+        assert [message.text for message in w.handler.messages][1:] == ["A mention"]
+
+
 async def test_what_was_missed_in_a_thread_that_was_archived_meanwhile_is_answered() -> None:
     async with world() as w:
         asked, other = await w.ask(), await w.ask()

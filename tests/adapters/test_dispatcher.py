@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.absence import CatchUp
+from adapters.absence import CatchUp, Missed
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, Author, Quota, ThreadKey
 from adapters.dispatcher import ONLY_ASKER, TURN_GONE, Dispatcher
@@ -59,8 +59,8 @@ class Bench:
     async def catches_up_on(self, *missed: Post, age: timedelta = timedelta(days=9)) -> None:
         """We come back after having been away for so long, and these were written."""
 
-        async def read_missed(since: datetime) -> list[Post]:
-            return list(missed)
+        async def read_missed(since: datetime) -> Missed:
+            return Missed(missed)
 
         await self.handler.write_note("memory", "seen_until", (datetime.now(UTC) - age).isoformat())
         await self.dispatcher.online(read_missed)
@@ -87,8 +87,8 @@ async def bench(**options: Any) -> AsyncIterator[Bench]:
         await made.dispatcher.close(0)
 
 
-async def nothing_missed(since: datetime) -> list[Post]:
-    return []
+async def nothing_missed(since: datetime) -> Missed:
+    return Missed()
 
 
 def start(message_id: str = "1", **fields: Any) -> Post:
@@ -349,9 +349,9 @@ async def test_the_mark_says_from_when_on_something_was_missed(monkeypatch: pyte
     async with bench(catch_up=CatchUp(timedelta(hours=1))) as b:
         asked_since: list[datetime] = []
 
-        async def read_missed(since: datetime) -> list[Post]:
+        async def read_missed(since: datetime) -> Missed:
             asked_since.append(since)
-            return []
+            return Missed()
 
         written, write_note = asyncio.Event(), b.handler.write_note
 

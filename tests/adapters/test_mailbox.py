@@ -13,11 +13,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from adapters.absence import CatchUp, Missed
 from adapters.base import Attachment, ThreadKey
 from adapters.dispatcher import TOO_MANY_AT_ONCE, Dispatcher
 from adapters.mailbox import Conversation, Mailboxes
 from adapters.pace import Pace
 from adapters.post import Post
+from adapters.surface import TryLater
 from tests.adapters.memory_platform import MemoryPlatform, post
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler
 
@@ -313,9 +315,9 @@ class Away:
     async def online(self) -> None:
         await self.dispatcher.online(self.read_missed)
 
-    async def read_missed(self, since: datetime) -> list[Post]:
+    async def read_missed(self, since: datetime) -> Missed:
         self.num_read_back += 1
-        return [each for each in self.written if each.sent_at >= since]
+        return Missed([each for each in self.written if each.sent_at >= since])
 
     def write(self, message_id: str, text: str = "What is this?", **fields: Any) -> Post:
         """Somebody mentions us in the thread `t`; it is delivered."""
@@ -395,10 +397,10 @@ async def test_what_is_left_is_read_back_again_when_the_platform_could_not_be_as
     away, gate, failures = Away(max_posts=1), asyncio.Event(), [OSError("away"), OSError("away")]
     read_missed = away.read_missed
 
-    async def fail_twice(since: datetime) -> list[Post]:
+    async def fail_twice(since: datetime) -> Missed:
         if failures:
             raise failures.pop()
-        return (await read_missed(since))[:2]  # and not all at once
+        return Missed((await read_missed(since)).posts[:2])  # and not all at once
 
     away.read_missed = fail_twice  # type: ignore[method-assign]
     await away.online()
@@ -471,7 +473,7 @@ async def test_a_catch_up_that_fails_is_made_up_for_by_the_next() -> None:
     away.written.append(post("1", thread="t", is_mention=True))
     read_missed = away.read_missed
 
-    async def fail(since: datetime) -> list[Post]:
+    async def fail(since: datetime) -> Missed:
         raise OSError("the platform is away")
 
     away.read_missed = fail  # type: ignore[method-assign]
@@ -493,7 +495,7 @@ async def test_a_reply_that_comes_while_its_beginning_is_still_made_up_for_is_an
     away.written.append(post("1", thread="t", is_mention=True))
     gate, read_missed = asyncio.Event(), away.read_missed
 
-    async def slowly(since: datetime) -> list[Post]:
+    async def slowly(since: datetime) -> Missed:
         missed = await read_missed(since)
         await gate.wait()
         return missed
@@ -525,4 +527,43 @@ async def test_what_was_forgotten_on_purpose_is_not_made_up_for() -> None:
     await again.online(away.read_missed)
     await again.close()
     assert len(away.handler.messages) == 2
+    await away.dispatcher.close()
+
+
+async def test_a_part_that_cannot_be_read_back_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    away = Away(catch_up=CatchUp(max_posts=1))
+    await away.online()
+    await away.mark()
+    away.dispatcher.offline()
+    away.written += [post(str(number), thread=f"t{number}", is_mention=True) for number in (1, 2, 3)]
+    parts = [Missed(away.written[:2], is_complete=False), Missed(away.written)]
+
+    async def in_parts(since: datetime) -> Missed:
+        return parts.pop(0)
+
+    away.read_missed = in_parts  # type: ignore[method-assign]
+    coming = asyncio.create_task(away.online())
+    await away.asked("2", "3")  # not "1", which was too many the first time
+    await coming
+    assert parts == []
+    await away.dispatcher.close()
+
+
+async def test_a_platform_that_never_tells_all_keeps_the_mark_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    away = Away()
+    await away.online()
+    before = await away.mark()
+    away.dispatcher.offline()
+
+    async def never(since: datetime) -> Missed:
+        return Missed(is_complete=False)
+
+    away.read_missed = never  # type: ignore[method-assign]
+    with pytest.raises(TryLater):
+        await away.online()
+    assert await away.mark() <= before
     await away.dispatcher.close()

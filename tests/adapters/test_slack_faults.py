@@ -156,3 +156,16 @@ async def test_what_was_missed_is_answered_after_the_return(world: SlackWorld) -
     assert world.texts(mention) == ["Late."]
     assert len(world.handler.messages) == 3
     assert slack.ephemeral == []  # a late !reset would delete what was said since
+
+
+async def test_what_cannot_be_read_back_at_once_is_read_back_later(world: SlackWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    question, _, _ = await world.answered()
+    await world.slack.settle()
+    await world.stop()
+    await world.slack.post(world.general, world.ann, "And now?", thread_ts=question.ts, how="held")
+    world.slack.faults.fail_next("conversations.history", error="internal_error")
+    async with running(world.slack, world.handler):
+        late = await world.handler.answer_next("Late.")
+        await world.handler.wait_delivered(late.turn_id)
+    assert world.texts(question) == ["A circle.", "Late."]
