@@ -1,9 +1,8 @@
 """From a stored question to a stored answer.
 
-Rules: whatever happens, the answer ends with an event (when the program stops before the writer is done, `bot/chats.py` ends it), and
-the turn's row changes in one transaction or not at all. A turn stays
-PENDING only when the program stops before the answer has ended; it is then answered after the restart. An answer that is written
-again replaces the earlier one only when it succeeds.
+Rules: whatever happens, the answer ends with an event (when the program stops before the writer is done, `bot/chats.py` ends it),
+and the turn's row changes in one transaction or not at all. A turn stays PENDING only when the program stops before the answer has
+ended; it is then answered after the restart. An answer that is written again replaces the earlier one only when it succeeds.
 """
 
 from __future__ import annotations
