@@ -88,8 +88,6 @@ class Store:
                 num_attempts=0,
                 created_at=now,
                 finished_at=None if refusal is None else now,
-                image_links=[],
-                replies=[],
             )
             session.add(turn)
             await session.flush()

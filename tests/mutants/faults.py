@@ -110,21 +110,11 @@ def _bare(lines: Sequence[str]) -> str:
 
 
 def function_at(text: str, line: int) -> str:
-    """The name of the innermost function around a line, with those of the classes and functions around it."""
-    names: list[str] = []
-    nodes: list[ast.stmt] = ast.parse(text).body
-    while True:
-        around = [
-            node
-            for parent in nodes
-            for node in (ast.walk(parent) if not isinstance(parent, _NAMED) else [parent])
-            if isinstance(node, _NAMED) and node.lineno <= line <= (node.end_lineno or node.lineno)
-        ]
-        if not around:
-            return ".".join(names)
-        outermost = min(around, key=lambda node: node.lineno)
-        names.append(outermost.name)
-        nodes = outermost.body
-
-
-_NAMED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    """The name of the function around a line, behind those of the classes and functions around it."""
+    around = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    return ".".join(node.name for node in sorted(around, key=lambda node: node.lineno))
