@@ -43,8 +43,9 @@ install: $(if $(wildcard $(DEV_STAMP)),$(DEV_STAMP),$(RUN_STAMP)) ## Install wha
 run: install ## Start Threadsight; it prints the address of its page
 	@$(BIN)/threadsight run $(ARGS)
 
+# In as many processes as there are processors. Tests that share something costly are kept together (tests/conftest.py says which).
 test: $(DEV_STAMP) ## Run all tests; ARGS="-k name" is handed to pytest
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 $(ARGS)
 
 lint: $(DEV_STAMP) ## Check style and formatting
 	$(BIN)/ruff check
