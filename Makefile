@@ -32,7 +32,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 # The build's own requirements come from the lock too: pip before 25.3 reads the first variable for that, later ones the second.
 PIP_INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK)
 
-.PHONY: help install run test mutants lint format types build lock train-tiny evaluate-tiny
+.PHONY: help install run demo test mutants lint format types build lock train-tiny evaluate-tiny
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-22s%s\n' "$$name" "$$text"; done
@@ -43,8 +43,12 @@ install: $(if $(wildcard $(DEV_STAMP)),$(DEV_STAMP),$(RUN_STAMP)) ## Install wha
 run: install ## Start Threadsight; it prints the address of its page
 	@$(BIN)/threadsight run $(ARGS)
 
+demo: $(DEV_STAMP) ## Try the bot by hand without tokens, on a Discord and a Slack of its own
+	@$(BIN)/python -m tests.demo
+
+# In as many processes as there are processors. Tests that share something costly are kept together (tests/conftest.py says which).
 test: $(DEV_STAMP) ## Run all tests; ARGS="-k name" is handed to pytest
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 $(ARGS)
 
 mutants: $(DEV_STAMP) ## Put small faults into the core and see whether its tests notice; takes up to an hour
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m tests.mutants $(ARGS)

@@ -13,12 +13,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 START_SECONDS = 180
 PROGRAM = (sys.executable, "-m", "bot")
+SETTINGS = ("THREADSIGHT_", "DISCORD_", "SLACK_")  # what names of settings begin with
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
     """The program's data lie in `folder`; `settings` are further variables of the environment."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("THREADSIGHT_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",

@@ -6,6 +6,7 @@ Each rule is a function from source text to violations, and is itself tested on 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -17,6 +18,7 @@ import pytest
 from adapters.base import AnswerEvent, AnswerStatus
 from adapters.surface import Control
 from model_server.types import FinishReason, Role, StreamEvent
+from tests.conftest import TOGETHER
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("bot", "adapters", "model_server")
@@ -29,6 +31,7 @@ ENUMS = {enum.__name__ for enum in (AnswerStatus, Control, FinishReason, Role)}
 HEAVY = {"torch", "transformers", "discord", "slack_bolt", "slack_sdk", "bitsandbytes", "asyncpg"}
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+LOOPBACKS = sorted((ROOT / "tests" / "loopbacks").rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
@@ -97,6 +100,13 @@ def import_circles(texts: Mapping[str, str]) -> list[set[str]]:
         reached[name] = seen
     circles = {frozenset({name} | {other for other in reached[name] if name in reached[other]}) for name in names}
     return sorted((set(circle) for circle in circles if len(circle) > 1), key=sorted)
+
+
+def loopback_imports(text: str, path: str) -> list[str]:
+    """What a loopback platform takes from us. It is judged by the platforms' rules alone, so its code knows nothing of the bot."""
+    allowed = "tests" if path.rpartition("/")[2].startswith("test_") else "tests.loopbacks"
+    ours = [name for name in imported_modules(text, path) if name.split(".")[0] in {*PACKAGES, "tests"}]
+    return [name for name in ours if f"{name}.".removeprefix(f"{allowed}.") == f"{name}."]
 
 
 def environment_reads(text: str) -> list[int]:
@@ -235,6 +245,34 @@ def test_a_package_that_imports_its_module_is_no_circle() -> None:
     assert import_circles({**package, "bot/p/b.py": "from bot.p import f"}) == [{"bot.p", "bot.p.a", "bot.p.b"}]
 
 
+@pytest.mark.parametrize("path", LOOPBACKS, ids=name_of)
+def test_loopback_platforms_know_nothing_of_the_bot(path: Path) -> None:
+    assert loopback_imports(path.read_text("utf-8"), name_of(path)) == []
+
+
+def test_loopback_platforms_are_looked_at() -> None:
+    names = {name_of(path) for path in LOOPBACKS}
+    assert {f"tests/loopbacks/{name}/server.py" for name in ("discord", "slack")} <= names
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("tests/loopbacks/slack/state.py", "from adapters.slack import markup", ["adapters.slack"]),
+        ("tests/loopbacks/slack/state.py", "import bot.config\nimport model_server.types", ["bot.config", "model_server.types"]),
+        ("tests/loopbacks/slack/state.py", "from tests.images import red_circle", ["tests.images"]),
+        ("tests/loopbacks/slack/state.py", "from tests import loopbacks", ["tests"]),
+        ("tests/loopbacks/slack/state.py", "from ... import images", ["tests"]),
+        ("tests/loopbacks/slack/state.py", "from tests.loopbacks_of_ours import x", ["tests.loopbacks_of_ours"]),
+        ("tests/loopbacks/slack/state.py", "from tests.loopbacks.slack.files import File\nfrom . import files\nimport aiohttp", []),
+        ("tests/loopbacks/slack/test_x.py", "from tests.images import red_circle", []),
+        ("tests/loopbacks/slack/test_x.py", "from adapters.base import Answer", ["adapters.base"]),
+    ],
+)
+def test_what_a_loopback_takes_from_us_is_seen(path: str, text: str, expected: list[str]) -> None:
+    assert loopback_imports(text, path) == expected
+
+
 def test_only_the_configuration_reads_the_environment(source: Path) -> None:
     if name_of(source) == READS_ENVIRONMENT:
         assert environment_reads(source.read_text("utf-8")) != []
@@ -290,6 +328,12 @@ def test_folders_of_tests_have_no_package_file() -> None:
 def test_names_of_test_files_are_unique() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
+
+
+def test_tests_that_stay_together_are_there() -> None:
+    """A pattern that matches nothing would let a costly thing be made once per process."""
+    ids = [f"{name_of(path)}::test_a_" for path in (ROOT / "tests").rglob("test_*.py")] + ["::test_a_[postgresql]"]
+    assert [name for name, pattern in TOGETHER.items() if not any(re.search(pattern, id_) for id_ in ids)] == []
 
 
 @pytest.mark.parametrize("module", ["model_server.types", "model_server.errors", "adapters.base", "bot.config"])

@@ -178,13 +178,18 @@ def scheduled(step: int, num_steps: int, warmup: int = 100) -> float:
     return min(1.0, (step + 1) / warmup, max(0.0, (num_steps - step) / (0.4 * num_steps)))
 
 
+def held_out_seeds(num_images: int) -> range:
+    """Of the pictures by which a training on so many is judged: 2000, or no more than it trains on."""
+    return range(HELD_OUT, HELD_OUT + min(2000, num_images))
+
+
 def train_tower(
     cache: Path, num_images: int, num_steps: int, learning_rate: float = 2e-3, batch_size: int = 128
 ) -> CLIPVisionModel:
     """Give a new vision tower sight. Prints accuracy on held-out pictures, and goes on where its last checkpoint was saved."""
     torch.manual_seed(0)
     images, labels = drawn_images(range(num_images), cache)
-    held_out = drawn_images(range(HELD_OUT, HELD_OUT + 2000), cache)
+    held_out = drawn_images(held_out_seeds(num_images), cache)
     tower, heads = CLIPVisionModel(vision_config()), nn.Linear(128, sum(HEADS.values()))
     chosen = optimizers([tower, heads], learning_rate)
     path, first_step = cache / "tower.pt", 0

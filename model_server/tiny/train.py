@@ -45,6 +45,7 @@ from .sight import (
     PATCH_SIZE,
     STD,
     drawn_images,
+    held_out_seeds,
     optimizers,
     patch_features,
     scheduled,
@@ -253,7 +254,7 @@ def _run_stage(rank: int, stage: Stage, work: Path, num_workers: int, num_images
 
 def _prepare_features(work: Path, tower: CLIPVisionModel, num_images: int) -> None:
     """The tower is frozen from here on: what it sees in each picture is computed once. float16 [N, 64, 128]."""
-    for name, seeds in (("features", range(num_images)), ("features-held-out", range(HELD_OUT, HELD_OUT + 2000))):
+    for name, seeds in (("features", range(num_images)), ("features-held-out", held_out_seeds(num_images))):
         if not (work / f"{name}.pt").exists():
             images, _ = drawn_images(seeds, work)
             with torch.inference_mode():
@@ -277,16 +278,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (work / "tower-done.pt").exists():
         torch.set_num_threads(args.workers)
         num_steps = max(1, round(args.effort * TOWER_STEPS))
-        torch.save(train_tower(work, args.images, num_steps).state_dict(), work / "tower-done.pt")
+        torch.save(train_tower(work, args.pictures, num_steps).state_dict(), work / "tower-done.pt")
     tower = CLIPVisionModel(vision_config())
     tower.load_state_dict(torch.load(work / "tower-done.pt", weights_only=True))
     tower.eval()
-    _prepare_features(work, tower, args.images)
+    _prepare_features(work, tower, args.pictures)
     for stage in STAGES:
         shortened = replace(stage, num_steps=max(1, round(args.effort * stage.num_steps)))
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        options = (shortened, work, args.workers, args.images, args.batch, port)
+        options = (shortened, work, args.workers, args.pictures, args.batch, port)
         if args.workers == 1:
             _run_stage(0, *options)
         else:

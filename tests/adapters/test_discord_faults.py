@@ -102,6 +102,7 @@ async def test_a_first_message_that_an_earlier_run_did_not_hear_of_is_found_agai
     begun = Page("A red", controls=(Control.STOP,), turn_id=7, is_open=True)
     whole = Page("A red circle.", controls=(Control.REGENERATE,), turn_id=7)
     async with world() as w:
+        w.discord.limits.seconds = 0.5  # how fast it may write is not looked at here
 
         def surface() -> DiscordSurface:
             return DiscordSurface(w.adapter._connected, Destination(str(GUILD), str(w.channel)))

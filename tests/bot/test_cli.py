@@ -55,6 +55,7 @@ def test_a_missing_picture_is_told_before_a_model_is_loaded(tmp_path: Path) -> N
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "threadsight: There is no file none.png.\n")
 
 
+@pytest.mark.whole_program
 def test_a_model_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     done = _run(tmp_path, "run", THREADSIGHT_MODEL=str(tmp_path / "no model here"), DISCORD_TOKEN="hunter2")
     assert done.returncode == 1

@@ -103,6 +103,7 @@ async def test_a_taken_port_is_told(tmp_path: Path) -> None:
     assert "THREADSIGHT_WEB_PORT" in found.sentence
 
 
+@pytest.mark.whole_program
 @pytest.mark.parametrize(("port", "status", "last"), [("0", 0, "can be started."), ("1", 1, "see to the problems above.")])
 def test_the_command_says_so_and_tells_it_by_its_status(tmp_path: Path, port: str, status: int, last: str) -> None:
     url = {} if status == 0 else {"THREADSIGHT_ENGINE_URL": f"http://127.0.0.1:{port}/v1"}

@@ -18,7 +18,7 @@ from tests.program import PROGRAM, environment
 
 QUESTION = "what colour is the circle?"
 
-pytestmark = pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")
+pytestmark = [pytest.mark.whole_program, pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there")]
 
 
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:

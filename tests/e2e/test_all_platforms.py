@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from model_server.tiny.dialogue import Spec, tell
 from model_server.tiny.draw import Scene
@@ -16,6 +17,8 @@ from tests.loopbacks.discord.payloads import BOT, TOKEN
 from tests.loopbacks.discord.server import DiscordLoopback
 from tests.loopbacks.slack.server import SlackServer
 from tests.program import PROGRAM, process
+
+pytestmark = pytest.mark.whole_program
 
 NUM_THREADS = 20  # on each platform
 TIMEOUT_SECONDS = 240

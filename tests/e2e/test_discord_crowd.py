@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from model_server.tiny.dialogue import EVERYTHING, Spec, tell
 from tests.e2e.discord_program import NUMBER, PLACE, answered, ask, program, thread_of
 from tests.e2e.test_crowd import scene_of
 from tests.e2e.whole_program import png
 from tests.loopbacks.discord.payloads import Payload
 from tests.loopbacks.discord.server import DiscordLoopback
+
+pytestmark = pytest.mark.whole_program
 
 NUM_THREADS = 50
 

@@ -28,7 +28,10 @@ from tests.images import red_circle
 from tests.loopbacks.discord.payloads import Payload
 from tests.loopbacks.discord.server import DiscordLoopback
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.whole_program,
+]
 EDIT = r"/channels/{}/messages/\d+"
 
 

@@ -29,6 +29,8 @@ from tests.images import red_circle
 from tests.loopbacks.discord.payloads import GUILD, Payload, user_payload
 from tests.loopbacks.discord.server import DiscordLoopback
 
+pytestmark = pytest.mark.whole_program
+
 
 @pytest.fixture
 async def discord() -> AsyncIterator[DiscordLoopback]:

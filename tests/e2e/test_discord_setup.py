@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from adapters.discord.setup import WRONG_TOKEN, invite_link
+from tests.e2e.dictated_model import DictatedModel
 from tests.e2e.discord_program import TIMEOUT_SECONDS
 from tests.loopbacks.discord.payloads import APPLICATION, TOKEN
 from tests.loopbacks.discord.server import DiscordLoopback
 from tests.program import PROGRAM, environment
 
+pytestmark = pytest.mark.whole_program
+
 ALL_BUT_THREADS = (1 << 10) | (1 << 11) | (1 << 16) | (1 << 38)
 
 
 async def run(folder: Path, discord: DiscordLoopback, *arguments: str, token: str = TOKEN) -> tuple[int | None, str]:
-    """The exit status, and all that was said."""
+    """The exit status, and all that was said. The model is somewhere else, so that no start waits for one."""
     urls = {"THREADSIGHT_DISCORD_API_URL": discord.api_url, "THREADSIGHT_DISCORD_GATEWAY_URL": discord.gateway_url}
-    program = await asyncio.create_subprocess_exec(
-        *PROGRAM,
-        *arguments,
-        cwd=folder,
-        env=environment(folder, DISCORD_TOKEN=token, **urls),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        said, _ = await program.communicate()
+    async with DictatedModel() as model:
+        program = await asyncio.create_subprocess_exec(
+            *PROGRAM,
+            *arguments,
+            cwd=folder,
+            env=environment(folder, DISCORD_TOKEN=token, THREADSIGHT_ENGINE_URL=model.url, **urls),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            said, _ = await program.communicate()
     assert token not in said.decode()
     return program.returncode, said.decode()
 

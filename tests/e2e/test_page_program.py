@@ -24,6 +24,7 @@ START_SECONDS = 120
 STOP_SECONDS = 60
 
 pytestmark = [
+    pytest.mark.whole_program,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.skipif(not TINY_PATH.is_dir(), reason="the bundled model is not there"),
 ]

@@ -25,6 +25,8 @@ from tests.bot.doubles import ask, attachment, end_of, message, text_of, thread
 from tests.images import red_circle
 from tests.program import PROGRAM, ROOT, environment, process
 
+pytestmark = pytest.mark.whole_program
+
 TIMEOUT_SECONDS = 120
 KEY = "sixteen-characters-or-more"
 

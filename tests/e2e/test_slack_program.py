@@ -15,6 +15,8 @@ from tests.loopbacks.slack.server import SlackServer
 from tests.loopbacks.slack.state import Channel, Message
 from tests.program import PROGRAM, process
 
+pytestmark = pytest.mark.whole_program
+
 TIMEOUT_SECONDS = 120
 READY = r"Threadsight is ready: Slack[^\n]*"
 

@@ -20,6 +20,8 @@ from tests.images import red_circle
 from tests.loopbacks.slack.server import SlackServer
 from tests.loopbacks.slack.state import Channel, Message, User
 
+pytestmark = pytest.mark.whole_program
+
 IMAGE = ("circle.png", red_circle())
 BEGINNING, REST = "There is ", "a red circle in the middle."
 WITHIN_SECONDS = 30.0

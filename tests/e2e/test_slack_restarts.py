@@ -18,6 +18,8 @@ from tests.e2e.test_slack_program_faults import BEGINNING, IMAGE, World
 from tests.loopbacks.slack.server import SlackServer
 from tests.loopbacks.slack.state import Message
 
+pytestmark = pytest.mark.whole_program
+
 FIRST, SECOND = "What is this?", "And its size?"
 
 

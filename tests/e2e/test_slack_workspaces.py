@@ -16,6 +16,8 @@ from tests.images import red_circle
 from tests.loopbacks.slack.server import SlackServer
 from tests.loopbacks.slack.state import Channel, Message, Team, User
 
+pytestmark = pytest.mark.whole_program
+
 BOTH_READY = r"(?s)ready: http\S+.*ready: Slack[^\n]*|ready: Slack.*ready: http\S+(?=\n)"
 WEB_TOKEN = "sixteen-characters-or-more"
 IMAGE = ("circle.png", red_circle())

@@ -104,6 +104,7 @@ def test_a_model_that_is_not_there() -> None:
         LLaVAChatBot("/nowhere")
 
 
+@pytest.mark.whole_program
 def test_a_script_that_forgets_to_close_still_ends(random_llava: Path, red: Path) -> None:
     code = (
         "from model_server import LLaVAChatBot\n"

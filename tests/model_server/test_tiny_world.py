@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PilImage
@@ -113,6 +114,7 @@ def test_what_is_held_out_is_never_trained_on() -> None:
         assert not set(phrases[True]) & set(phrases[False])
 
 
+@pytest.mark.trains
 def test_the_whole_training_runs_and_its_result_loads(tmp_path: Path) -> None:
     """A step of every stage, as the one command; what comes out is a model that plain transformers loads."""
     command = [sys.executable, "-W", "ignore", "-m", "model_server.tiny.train", "--work", str(tmp_path / "work"), "--out"]

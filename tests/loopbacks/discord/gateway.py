@@ -112,6 +112,7 @@ class Gateway:
                     await self.dispatch("RESUMED", {})
         if link in self.links:
             self.links.remove(link)
+            await self._discord.changed()
         return socket
 
     async def _identify(self, link: Link, identity: Payload) -> None:

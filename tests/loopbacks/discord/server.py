@@ -57,6 +57,9 @@ class DiscordLoopback:
     nonces: dict[str, int] = field(default_factory=dict)
     interactions: dict[str, Payload] = field(default_factory=dict)  # by token
     limits: Limits = field(default_factory=Limits)
+    port: int = 0  # 0 takes a free one
+    more_routes: list[web.RouteDef] = field(default_factory=list)  # beside Discord's own
+    num_changes: int = 0
     gateway: Gateway = field(init=False)
     _newest: int = 0
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -107,7 +110,7 @@ class DiscordLoopback:
         self.fail(method, path, ("hold", arrived, go))
         return arrived, go
 
-    async def wait_for(self, is_so: Callable[[], Any], seconds: float = TIMEOUT_SECONDS) -> Any:
+    async def wait_for(self, is_so: Callable[[], Any], seconds: float | None = TIMEOUT_SECONDS) -> Any:
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(is_so)
         return is_so()
@@ -211,6 +214,7 @@ class DiscordLoopback:
 
     async def changed(self) -> None:
         async with self._changed:
+            self.num_changes += 1
             self._changed.notify_all()
 
     # -- Discord -----------------------------------------------------------------------------------------------------------
@@ -222,12 +226,12 @@ class DiscordLoopback:
         for method, path, handler in rest.routes():
             app.router.add_route(method, path, handler)
         app.router.add_get("/gateway/", self.gateway.serve)
+        app.add_routes(self.more_routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
+            await web.TCPSite(runner, "127.0.0.1", self.port).start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
             yield self
         finally:
             await self.drop()

@@ -55,6 +55,8 @@ class SlackServer(People):
         self._files = FileServer(state)
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
+        self.port = 0  # 0 takes a free one
+        self.more_routes: list[web.RouteDef] = []  # beside Slack's own
         self.team = self.add_team("Loopback")
 
     async def __aenter__(self) -> SlackServer:
@@ -63,9 +65,10 @@ class SlackServer(People):
         app.router.add_get("/link/", self.socket.serve)
         app.router.add_get("/files-pri/{id}/{name}", self._files.serve)
         app.router.add_post("/response/{id}", self.serve_response)
+        app.add_routes(self.more_routes)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
         self.api_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/api/"
         self._session = aiohttp.ClientSession()
         return self

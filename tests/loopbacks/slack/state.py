@@ -178,13 +178,15 @@ class SlackState:
         self.trigger_seconds = 3.0
         self._numbers = itertools.count(1)
         self._last_microseconds = 0
+        self.num_changes = 0
         self._condition = asyncio.Condition()
 
     async def changed(self) -> None:
         async with self._condition:
+            self.num_changes += 1
             self._condition.notify_all()
 
-    async def wait_for(self, look: Callable[[], T], within_seconds: float) -> T:
+    async def wait_for(self, look: Callable[[], T], within_seconds: float | None) -> T:
         """What `look` returns once it is true; it is asked after every change. Raises TimeoutError."""
         async with asyncio.timeout(within_seconds), self._condition:
             return await self._condition.wait_for(look)
