@@ -180,12 +180,12 @@ async def test_where_the_limits_of_a_prompt_are(loop: InferenceLoop, engine: Scr
 async def test_a_request_reaches_the_engine_as_it_was_made(loop: InferenceLoop, engine: ScriptedEngine) -> None:
     seen = []
 
-    def add(request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
-        seen.append((request_id, messages, sampling))
+    def add(request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None) -> None:
+        seen.append((request_id, messages, sampling, system))
 
     engine.add = add  # type: ignore[method-assign]
     chat = (Message(Role.USER, "what?"), Message(Role.ASSISTANT, "a cat"), Message(Role.USER, "sure?"))
-    stream = loop.submit(ChatRequest("mine", chat, SamplingParams(7, 0.5, 0.9, 3)))
+    stream = loop.submit(ChatRequest("mine", chat, SamplingParams(7, 0.5, 0.9, 3), "Be short."))
     await settle(loop)
-    assert seen == [("0", chat, SamplingParams(7, 0.5, 0.9, 3))]
+    assert seen == [("0", chat, SamplingParams(7, 0.5, 0.9, 3), "Be short.")]
     assert stream.request_id == "mine"
