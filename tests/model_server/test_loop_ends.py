@@ -71,7 +71,7 @@ async def test_an_answer_that_is_stopped_while_its_pictures_are_encoded(
     is_inside, may_go_on = asyncio.Event(), threading.Event()
     event_loop, add = asyncio.get_running_loop(), engine.add
 
-    def slow_add(request_id: str, messages: Sequence[Message], sampling: SamplingParams) -> None:
+    def slow_add(request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         event_loop.call_soon_threadsafe(is_inside.set)
         may_go_on.wait(TIMEOUT)
         add(request_id, messages, sampling)
@@ -158,9 +158,9 @@ async def test_where_the_limits_of_a_prompt_are(loop: InferenceLoop, engine: Scr
     counted = []
     count = engine.num_prompt_tokens
 
-    def counting(messages: Sequence[Message]) -> int:
+    def counting(messages: Sequence[Message], system: str | None = None) -> int:
         counted.append(len(messages[-1].text))
-        return count(messages)
+        return count(messages, system)
 
     engine.num_prompt_tokens = counting  # type: ignore[method-assign]
     for length, num_tokens in ((100, 100), (2_400, 2_400), (2_401, 600), (8_000, 2_000)):
@@ -180,7 +180,7 @@ async def test_where_the_limits_of_a_prompt_are(loop: InferenceLoop, engine: Scr
 async def test_a_request_reaches_the_engine_as_it_was_made(loop: InferenceLoop, engine: ScriptedEngine) -> None:
     seen = []
 
-    def add(request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None) -> None:
+    def add(request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         seen.append((request_id, messages, sampling, system))
 
     engine.add = add  # type: ignore[method-assign]
