@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -30,7 +31,7 @@ async def demo() -> int:
             )
 
             def stop() -> None:
-                if program.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(program.pid, signal.SIGTERM)  # not program.terminate(): it may take away the status that wait() wants
 
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -42,6 +42,7 @@ async def process(
         stderr=asyncio.subprocess.STDOUT,
     )
     assert running.stdout is not None
+    reading: asyncio.Task[bytes] | None = None
     try:
         said = ""
         async with asyncio.timeout(START_SECONDS):
@@ -51,6 +52,12 @@ async def process(
                 said += line.decode()
         reading = asyncio.create_task(running.stdout.read())  # a full pipe would stop it
         yield running, found[0]
+    except Exception as error:  # a test that fails shows what the program had to say
+        if running.returncode is None:
+            running.kill()
+        rest = b"" if reading is None else await reading
+        error.add_note(f"The program said: {said}{rest.decode(errors='replace')[-10_000:]}")
+        raise
     finally:
         if running.returncode is None:
             running.kill()
