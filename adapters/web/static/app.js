@@ -11,7 +11,7 @@ const THREAD = /^#\/([a-z0-9]{16,64})$/;
 const SENDING = { phase: "sending", progress: 0, notices: [], error: "" };
 const LOST_AFTER_MS = 700; // a shorter interruption is not shown
 
-let thread = null; // the shown thread's id; null on the page for a new chat
+let thread = null; // the shown thread's id; null for a new chat
 let chats = [];
 let chat = null; // the stored chat of `thread`
 let isLoaded = false;
