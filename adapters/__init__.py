@@ -1,1 +1,1 @@
-"""One file or folder per platform: each translates between the platform's events and the words of `adapters.base`."""
+"""One file or folder per platform: each translates between the platform's events and the types of `adapters.base`."""

@@ -1,7 +1,7 @@
-"""Having been away: from when on messages may have been missed, and how many of them are answered.
+"""After an absence: since when messages may have been missed, and how many of them are answered.
 
-While we are connected a mark is moved on every few seconds; after a return, what is younger than the mark may be news. The mark
-never passes a message that was not accepted yet, so that one which waits when the program is killed is found again.
+While we are connected, a time mark is moved on every few seconds; after a return, messages younger than the mark may be new. The
+mark never passes a message that is not accepted yet, so that a message that waits when the program is killed is found again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from adapters.surface import DestinationGone, TryLater
 log = logging.getLogger(__name__)
 
 MARK_SECONDS = 20.0
-MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; what is found twice is answered once
+MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; a message found twice is answered once
 _MARK = "seen_until"
 _FORGOTTEN = "forgotten_until"
 _MAX_AT_ONCE = 2
@@ -33,31 +33,31 @@ _MAX_LOOKS = 4  # afterwards the next connection tries again
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What was said while we were away, in no order. `is_complete`: False when a part of it could not be read back just now."""
+    """Messages written while we were away, in any order. `is_complete`: False if some of them could not be read just now."""
 
     posts: Sequence[Post] = ()
     is_complete: bool = True
 
 
 ReadMissed = Callable[[datetime], Awaitable[Missed]]
-"""Reads back what was said since then. Raises TryLater when the platform cannot be asked at all."""
+"""Reads messages since a time. Raises TryLater when the platform cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatchUp:
-    """How much of what was missed is answered."""
+    """How many missed messages are answered."""
 
     max_age: timedelta = timedelta(hours=12)
     max_posts: int = 20
 
     def recent(self, posts: Iterable[Post]) -> list[Post]:
-        """Those that are young enough, each once, oldest first."""
+        """The posts that are young enough, each once, oldest first."""
         oldest = datetime.now(UTC) - self.max_age
         each_once = {(post.workspace, post.message_id): post for post in posts if post.sent_at >= oldest}
         return sorted(each_once.values(), key=lambda post: post.sent_at)
 
     def newest(self, posts: list[Post], num_answered: int) -> list[Post]:
-        """As many as are answered, when so many have been."""
+        """The newest posts that may still be answered, when `num_answered` have been."""
         num_left = max(0, len(posts) + num_answered - self.max_posts)
         if num_left:
             log.info("%d missed messages are too many; the oldest %d stay unanswered.", len(posts) + num_answered, num_left)
@@ -65,8 +65,8 @@ class CatchUp:
 
 
 class Mark:
-    """Until when everything was seen on a platform, also over a restart. `oldest_open`: when the oldest message was sent that was
-    not accepted yet; None when there is none."""
+    """The time up to which everything on a platform was seen; it survives a restart. `oldest_open` returns when the oldest message
+    that is not accepted yet was sent; None if there is none."""
 
     def __init__(self, platform: str, handler: ThreadHandler, oldest_open: Callable[[], datetime | None]) -> None:
         self._platform = platform
@@ -75,7 +75,7 @@ class Mark:
         self._moving: asyncio.Task[None] | None = None
 
     async def read(self) -> datetime | None:
-        """None when we were never there before."""
+        """Read the stored mark; None if we were never connected before."""
         mark = await self._handler.read_note(self._platform, _MARK)
         return None if mark is None else datetime.fromisoformat(mark) - MARK_MARGIN
 
@@ -94,13 +94,14 @@ class Mark:
                 now = datetime.now(UTC)
                 mark = min(now, self._oldest_open() or now)
                 await self._handler.write_note(self._platform, _MARK, mark.isoformat())
-            except Exception:  # the database may be away for a while
+            except Exception:  # the database may be unreachable for a while
                 log.exception("The mark of what was seen on %s could not be written.", self._platform)
             await asyncio.sleep(MARK_SECONDS)
 
 
 class Absence:
-    """`posted` takes a post as though it had just come; `take` puts one into its mailbox and returns when it was dealt with."""
+    """Keeps the mark, and catches up after an absence. `posted` takes a post as if it had just arrived; `take` puts one into its
+    mailbox and returns when it was handled."""
 
     def __init__(
         self,
@@ -129,24 +130,24 @@ class Absence:
         self._answering_left: set[Conversation] = set()
 
     def begin(self) -> None:
-        """What happens from now on may be missed."""
+        """From now on messages may be missed."""
         self._mark.stop()
 
     def end(self) -> None:
-        """From now on nothing is missed."""
+        """From now on no message is missed."""
         self._mark.move_on()
 
     async def do_not_look_back(self) -> None:
-        """Something was forgotten on purpose: what was asked until now must not be taken for missed and asked once more."""
+        """Something was deleted on request: earlier questions must not be found as missed and asked again."""
         self._forgotten_at = datetime.now(UTC)
         await self._note_forgotten(self._forgotten_at)
 
     async def _note_forgotten(self, at: datetime) -> None:
-        until = min(at, self._backlog.oldest() or at)  # what is still open is not lost by that
+        until = min(at, self._backlog.oldest() or at)  # so that open messages are not lost
         await self._handler.write_note(self._platform.name, _FORGOTTEN, until.isoformat())
 
     async def make_up_for(self, read_missed: ReadMissed) -> None:
-        """It has ended: see `Dispatcher.online`."""
+        """Catch up after the absence; see `Dispatcher.online`."""
         self._read_missed = read_missed
         async with self._coming_online:
             since = await self._missed_since()
@@ -158,14 +159,14 @@ class Absence:
                 if since is not None:
                     await self._look_back(read_missed, since)
             if self._forgotten_at is not None:
-                await self._note_forgotten(self._forgotten_at)  # as far as it could not be while we were catching up
-        for post in passed_over:  # they may follow on what was only answered now
+                await self._note_forgotten(self._forgotten_at)  # which was not possible while catching up
+        for post in passed_over:  # they may continue a chat that was only answered now
             self._posted(post)
         for conversation in self._backlog.conversations_left():
             await self.answer_left(conversation)
 
     async def answer_left(self, conversation: Conversation) -> None:
-        """Read back what did not fit into the mailbox, and answer it in its order, until nothing is left."""
+        """Read back the posts that did not fit into the mailbox, and answer them in order until none is left."""
         if self._read_missed is None or conversation in self._answering_left:
             return
         self._answering_left.add(conversation)
@@ -187,7 +188,7 @@ class Absence:
             self._answering_left.discard(conversation)
 
     async def _look_back(self, read_missed: ReadMissed, since: datetime) -> None:
-        """Answer what was missed since then; what cannot be read back just now is asked for again. Raises TryLater in the end."""
+        """Answer what was missed since then. Retries what cannot be read just now, and raises TryLater in the end."""
         waits = growing_waits()
         for _ in range(_MAX_LOOKS):
             missed = await read_missed(since)
@@ -201,7 +202,7 @@ class Absence:
         raise TryLater
 
     async def _missed_since(self) -> datetime | None:
-        """From when on messages may have been missed; None when nothing was, because we were never here before."""
+        """Since when messages may have been missed; None if we were never connected before."""
         mark = await self._mark.read()
         if mark is None:
             return None
@@ -210,10 +211,10 @@ class Absence:
         return max(mark, forgotten_until, datetime.now(UTC) - self._catch_up.max_age)
 
     async def _resume(self) -> None:
-        """Show the answers that are not known to be shown."""
+        """Show the answers that are not known to be delivered."""
         for turn, answer in await self._handler.undelivered(self._platform.name):
             if self._screen.is_showing(turn.turn_id):
-                continue  # it was asked while we were on our way
+                continue  # it was asked in the meantime, and is being shown
             try:
                 surface = self._platform.surface(turn.destination)
             except DestinationGone:
@@ -222,7 +223,7 @@ class Absence:
             self._screen.show(answer, surface, turn.reply_ids)
 
     async def _answer_missed(self, posts: Iterable[Post]) -> int:
-        """Answer what is for us among these, oldest first and few at a time; returns how many. More than enough are left alone."""
+        """Answer those posts that are for us, oldest first and a few at a time, up to the limit. Returns how many."""
         left, num_answered = self._catch_up.recent(posts), 0
         while ours := [post for post in left if await self._is_missed(post)]:
             chosen = self._catch_up.newest(ours, num_answered)
@@ -230,11 +231,11 @@ class Absence:
                 self._router.has_taken(post)  # it stays unanswered, also when we look back again
             await self._answer_all(chosen)
             num_answered += len(chosen)
-            left = [post for post in left if post not in ours]  # what follows on them is ours now
+            left = [post for post in left if post not in ours]  # replies to them are for us now
         return num_answered
 
     async def _answer_all(self, posts: Sequence[Post]) -> None:
-        """Few at a time, and one after the other in each conversation."""
+        """Answer a few conversations at a time, and the posts of each in order."""
         slots = asyncio.Semaphore(_MAX_AT_ONCE)
         conversations: dict[Conversation, list[Post]] = {}
         for post in posts:

@@ -1,8 +1,8 @@
 """Who may use the bot, and where: allow and deny lists, as one line of settings each.
 
 Rules: an entry is `workspace:ID` (also `guild:`, `team:`), `channel:ID`, `role:ID`, `user:ID`, or `dm` for direct messages. Deny
-wins. An allow list that names places (workspaces, channels, dm) admits only these places; one that names people (roles, users)
-admits only these people; one that names both demands both. An empty list admits everybody.
+wins. An allow list with places (workspaces, channels, dm) allows only these; one with people (roles, users) allows only these; one
+with both requires both. An empty list allows everybody.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Entry = tuple[str, str]
 
 
 def parse_entries(text: str) -> frozenset[Entry]:
-    """Entries separated by spaces or commas. Raises ValueError with the rest of a sentence: "has the entry ..."."""
+    """Parse entries separated by spaces or commas. Raises ValueError with the rest of a sentence: "has the entry ..."."""
     entries = set()
     for word in text.replace(",", " ").split():
         kind, _, name = word.partition(":")
@@ -38,7 +38,8 @@ class Access:
     deny: frozenset[Entry] = frozenset()
 
     def is_allowed(self, author: Author, workspace: str, channels: Collection[str], *, is_direct: bool) -> bool:
-        """`channels`: the place and what it lies in, such as a thread, its channel and that channel's category."""
+        """Whether the author may use the bot there. `channels`: the channel and those that contain it, such as a thread, its
+        channel and that channel's category."""
         places = {("workspace", workspace), *(("channel", channel) for channel in channels)} | (
             {("dm", "")} if is_direct else set()
         )

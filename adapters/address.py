@@ -1,4 +1,4 @@
-"""Which addresses only this machine can reach. Free of any web framework, for the settings ask too."""
+"""Which addresses only this machine can reach. Imports no web framework, because the settings use it too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`. A name other than localhost is taken for reachable from outside."""
+    """Whether only this machine can reach `host`. A name other than localhost counts as reachable from outside."""
     if host.lower() == "localhost":
         return True
     try:

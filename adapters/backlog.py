@@ -1,7 +1,7 @@
-"""What was heard of and is not accepted yet, so that the mark of what was seen never passes it.
+"""Messages that have arrived but are not accepted yet; the mark of what was seen never passes them.
 
-A post is open from its arrival until its step has ended. One whose step failed, or that found its mailbox full, is kept in mind
-until it is read back from the platform. All of it is bounded, and ids and times only.
+A post is open from its arrival until its step has ended. If its step failed, or its mailbox was full, it is remembered until it is
+read back from the platform. Everything here is bounded, and only ids and times are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adapters.post import Post
 from adapters.routing import MessageId
 
 _MAX_FAILED = 10_000
-_MAX_LEFT = 10_000  # of one conversation
+_MAX_LEFT = 10_000  # per conversation
 _MAX_PASSED_OVER = 1_000
 _MAX_OURS = 10_000
 
@@ -28,11 +28,11 @@ class Backlog:
         self._failed: BoundedDict[MessageId, datetime] = BoundedDict(_MAX_FAILED)
         self._left: dict[Conversation, BoundedDict[MessageId, datetime]] = {}
         self._ours: BoundedSet[Conversation] = BoundedSet(_MAX_OURS)
-        self._missed_since: datetime | None = None  # what is being caught up on, or could not be
+        self._missed_since: datetime | None = None  # set while catching up, and when that failed
         self._passed_over: deque[Post] | None = None
 
     def oldest(self) -> datetime | None:
-        """When the oldest of all these was sent."""
+        """When the oldest of all these messages was sent; None if there is none."""
         times = [*self._open.values(), *_times(self._failed)]
         for left in self._left.values():
             times += _times(left)
@@ -46,22 +46,22 @@ class Backlog:
         self._open[_id_of(post)] = post.sent_at
 
     def close(self, post: Post) -> None:
-        """It was accepted, or is none of ours."""
+        """The post was accepted, or is not for us."""
         self._open.pop(_id_of(post), None)
 
     def fail(self, post: Post) -> None:
-        """It could not be dealt with: the next catch-up finds it again."""
+        """The post could not be handled: the next catch-up finds it again."""
         self.close(post)
         self._failed[_id_of(post)] = post.sent_at
 
     # -- full mailboxes ----------------------------------------------------------------------------------------------------
 
     def has_left(self, conversation: Conversation) -> bool:
-        """Whether posts of the conversation are left for later; those that come after them have to wait too."""
+        """Whether posts of the conversation are left for later. Then newer ones have to wait too."""
         return conversation in self._left
 
     def leave(self, conversation: Conversation, post: Post) -> bool:
-        """The post did not fit. True for the first that is left there."""
+        """Leave a post that did not fit for later. Returns True for the conversation's first."""
         self.close(post)
         is_first = conversation not in self._left
         self._left.setdefault(conversation, BoundedDict(_MAX_LEFT))[_id_of(post)] = post.sent_at
@@ -71,12 +71,12 @@ class Backlog:
         return list(self._left)
 
     def left_in(self, conversation: Conversation) -> dict[MessageId, datetime]:
-        """What is left there, with the times at which it was sent."""
+        """The posts left there, with the times when they were sent."""
         left = self._left.get(conversation)
         return {} if left is None else {id_: left[id_] for id_ in left}
 
     def let_go(self, conversation: Conversation, ids: Iterable[MessageId]) -> None:
-        """These have been seen to."""
+        """These posts were handled."""
         left = self._left.get(conversation)
         if left is None:
             return
@@ -86,7 +86,7 @@ class Backlog:
             del self._left[conversation]
 
     def note_ours(self, conversation: Conversation) -> None:
-        """We have answered there, so that people there may be spoken to."""
+        """We have answered in this conversation, so we may write notices there."""
         self._ours.add(conversation)
 
     def is_ours(self, conversation: Conversation) -> bool:
@@ -96,9 +96,9 @@ class Backlog:
 
     @contextlib.contextmanager
     def catching_up(self, since: datetime | None) -> Iterator[deque[Post]]:
-        """Around reading back and answering what was missed since then; until it has succeeded the mark stays there.
+        """A context for reading back and answering what was missed since then. Until it succeeds, the mark stays there.
 
-        Yields the posts that are passed over meanwhile (`pass_over`): they may belong to a chat that is only now being made up for.
+        Yields the posts that are passed over meanwhile (`pass_over`): they may belong to a chat that catching up has yet to create.
         """
         earlier, failed = self._missed_since, self._failed
         self._missed_since = _earlier_of(earlier, since)
@@ -116,7 +116,7 @@ class Backlog:
             self._passed_over = None
 
     def pass_over(self, post: Post) -> None:
-        """It is not for us as things are."""
+        """The post is not for us at this time."""
         if self._passed_over is not None and (post.thread is not None or post.reply_to is not None):
             self._passed_over.append(post)
 

@@ -1,4 +1,4 @@
-"""Trying again while a platform cannot be reached: at first soon, then ever more seldom."""
+"""Retries while a platform cannot be reached, with growing delays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def growing_waits() -> Iterator[float]:
-    """Seconds, twice as many each time, up to `MAX_SECONDS`, for ever."""
+    """Yields delays in seconds, endlessly: each twice the one before, up to `MAX_SECONDS`."""
     seconds = FIRST_SECONDS
     while True:
         yield seconds
@@ -26,7 +26,8 @@ def growing_waits() -> Iterator[float]:
 
 
 async def until_reached(call: Callable[[], Awaitable[_T]], platform: str) -> _T:
-    """What `call` returns at last. `TryLater` is waited for, as long as the platform asked; everything else is raised."""
+    """Repeat `call` while it raises `TryLater`, waiting at least as long as the platform asked. Returns its result, and raises its
+    other errors."""
     waits = growing_waits()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Memories that never grow beyond a size: the oldest entry goes for the newest."""
+"""Collections of bounded size: a new entry replaces the oldest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _V = TypeVar("_V")
 
 
 class BoundedDict(Generic[_K, _V]):
-    """At most `max_entries` entries; what was set longest ago is forgotten first."""
+    """At most `max_entries` entries; the one set longest ago is dropped first."""
 
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
@@ -39,12 +39,12 @@ class BoundedDict(Generic[_K, _V]):
         return self._entries.get(key)
 
     def pop(self, key: _K) -> _V | None:
-        """What was kept under the key, which is forgotten; None when there was nothing."""
+        """Remove the key. Returns its value; None if there was none."""
         return self._entries.pop(key, None)
 
 
 class BoundedSet(Generic[_K]):
-    """At most `max_entries` members; the one that was added longest ago is forgotten first."""
+    """At most `max_entries` members; the one added longest ago is dropped first."""
 
     def __init__(self, max_entries: int) -> None:
         self._members: BoundedDict[_K, None] = BoundedDict(max_entries)

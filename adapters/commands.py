@@ -1,7 +1,7 @@
-"""What people can ask of the bot besides questions: one table, of which every platform makes its commands and its help.
+"""The bot's commands: one table, from which every platform makes its commands and its help.
 
-What a command does is the same everywhere, and is done by the dispatcher (`reset`, `quota`, `forget`). One that deletes what cannot
-be asked for again has a confirmation; a reset has none, for it takes one chat that everybody there sees begin anew.
+A command does the same on every platform, and the dispatcher carries it out (`reset`, `quota`, `forget`). A command that deletes
+something for good has a confirmation; a reset has none, because it only restarts one chat, visibly for everybody there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CommandName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """Asked of the person alone; nothing happens before that person has pressed the button."""
+    """A question that only the person sees; nothing happens before that person presses the button."""
 
     question: str
     button: str
@@ -31,7 +31,7 @@ class Confirmation:
 class Command:
     """`description` is one line, of at most 100 characters (Discord's limit).
 
-    `is_about_chat`: it means the chat of the place where it is given. `has_form`: it needs more than its name, such as a picture.
+    `is_about_chat`: it applies to the chat where it is given. `has_form`: it needs more than its name, such as a picture.
     """
 
     name: CommandName
@@ -60,5 +60,5 @@ CONFIRMED = tuple(command for command in COMMANDS if command.confirmation is not
 
 
 def help_lines(commands: Iterable[Command], forms_of: Callable[[Command], Sequence[str]]) -> str:
-    """One line each. `forms_of`: what people type for a command."""
+    """One line of help for each command. `forms_of` returns what people can type for it."""
     return "\n".join(f"• {' or '.join(f'`{form}`' for form in forms_of(command))}: {command.description}" for command in commands)

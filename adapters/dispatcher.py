@@ -1,9 +1,9 @@
-"""What every platform with threads does with what happens there: an adapter translates, the dispatcher sees to the rest.
+"""The logic that all platforms with threads share: an adapter translates events, the dispatcher handles them.
 
-Rules: what happened is put into its conversation's mailbox at once and dealt with there in the order of its arrival. A step ends
-when the question is accepted; its answer is shown by a task of its own, so that Stop, edits and deletions overtake it. The same
-message is answered once, however often and in whatever order it is delivered. A changed question is asked again, a deleted one is
-cancelled and forgotten. What was missed while we were away is answered after the return: bounded in age and number, once.
+Rules: every event is put into its conversation's mailbox at once, and handled there in order of arrival. A step ends when the
+question is accepted; a separate task shows its answer, so that Stop, edits and deletions need not wait for it. A message is
+answered once, however often and in whatever order it is delivered. An edited question is asked again, a deleted one is cancelled
+and forgotten. Messages that were missed during an absence are answered once afterwards, bounded in age and number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TOO_MANY_AT_ONCE = "That was more than I can take at once. I will look at the re
 
 
 class Dispatcher:
-    """One platform's dispatcher. What is not a coroutine returns at once; `close` at the end."""
+    """One platform's dispatcher. Methods that are not coroutines return at once. Call `close` at the end."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Dispatcher:
         self._router = Router(platform.name, handler, access or Access())
         self._backlog = Backlog()
         self._mailboxes = Mailboxes(max_posts=max_posts, on_idle=self._on_idle)
-        self._conversations: BoundedDict[MessageId, Conversation] = BoundedDict(_MAX_REMEMBERED)  # where messages went
-        self._newest_edits: dict[MessageId, Post] = {}  # of messages whose edit is waiting in a mailbox
+        self._conversations: BoundedDict[MessageId, Conversation] = BoundedDict(_MAX_REMEMBERED)  # by message
+        self._newest_edits: dict[MessageId, Post] = {}  # for messages whose edit waits in a mailbox
         self._screen = Screen(platform.name, handler, pace)
         self._absence = Absence(
             platform, handler, self._router, self._backlog, self._screen, self.posted, self._take_missed, catch_up or CatchUp()
@@ -82,7 +82,7 @@ class Dispatcher:
             self._leave(conversation, post)
 
     def edited(self, post: Post) -> None:
-        """A message says something else now; `post` is what it says."""
+        """A message was edited; `post` is its new content."""
         if post.is_automatic:
             return
         id_ = (post.workspace, post.message_id)
@@ -115,9 +115,9 @@ class Dispatcher:
         *,
         attachments: Callable[[], Awaitable[Sequence[Attachment]]] | None = None,
     ) -> None:
-        """A question that came by a command, whose destination is known already. Returns when the answer is shown.
+        """Ask a question that came by a command, with a known destination. Returns when the answer is shown.
 
-        `reply_ids`: what is shown there already, and shall become the answer. `attachments` are looked up when its turn has come.
+        `reply_ids`: existing messages that will become the answer. `attachments` is called when the question's step begins.
         """
 
         async def accept() -> Answer:
@@ -132,9 +132,9 @@ class Dispatcher:
         await asyncio.wait({self._screen.show(answer, surface, reply_ids)})
 
     async def press(self, control: Control, turn_id: int, person: Author, *, is_moderator: bool) -> str | None:
-        """Do what a button says; returns a sentence for this person alone when there is something to say.
+        """Carry out a button. Returns a sentence for this person only, or None.
 
-        Stop waits for nothing: in the mailbox it would stand behind the look-ups of the question after it.
+        Stop does not go through the mailbox, where it would wait for the look-ups of the next question.
         """
         turn = await self._handler.find_turn(turn_id)
         if turn is None:
@@ -179,22 +179,22 @@ class Dispatcher:
     # -- being away --------------------------------------------------------------------------------------------------------
 
     async def online(self, read_missed: ReadMissed) -> None:
-        """The platform is connected: from now on nothing is missed.
+        """The platform is connected: from now on no message is missed.
 
-        Shows what an earlier run of the program left unshown, and answers what was missed, which `read_missed` reads back.
+        Shows the answers that an earlier run did not deliver, and answers missed messages, which `read_missed` reads back.
         """
         await self._absence.make_up_for(read_missed)
 
     def resumed(self) -> None:
-        """The connection is back, and what was said meanwhile has come over it: nothing was missed."""
+        """The connection is back and has delivered what happened meanwhile: no message was missed."""
         self._absence.end()
 
     def offline(self) -> None:
-        """What happens from now on may be missed."""
+        """The connection is lost: from now on messages may be missed."""
         self._absence.begin()
 
     async def close(self, grace_seconds: float = 5.0) -> None:
-        """Let what is being accepted and shown come to its end for a moment. What was not begun is left for the next start."""
+        """Give running steps and answers up to `grace_seconds` to end. What has not begun is left for the next start."""
         self.offline()
         self._is_closing = True
         deadline = asyncio.get_running_loop().time() + grace_seconds
@@ -227,7 +227,7 @@ class Dispatcher:
         self._backlog.close(incoming)
 
     async def _take_missed(self, post: Post) -> None:
-        """Put a post that was read back into its mailbox, behind what is there; returns when it was dealt with."""
+        """Put a post that was read back into its mailbox, after what is there. Returns when it was handled."""
         await self._mailboxes.run(self._conversation_of(post), partial(self._take, post))
 
     async def _ask(self, post: Post, route: Begins | Continues) -> None:
@@ -253,10 +253,10 @@ class Dispatcher:
         turn = await self._handler.find_message(self._platform.name, *id_)
         if turn is None:
             if post.is_mention:
-                await self._take(post)  # the mention was added afterwards
+                await self._take(post)  # the edit added the mention
             return
         if turn.message_id != post.message_id:
-            return  # a message of ours
+            return  # one of our own messages
         with contextlib.suppress(DestinationGone):
             surface = self._platform.surface(turn.destination)
             message = _message(post, turn.key, turn.destination, await post.attachments())
@@ -272,7 +272,7 @@ class Dispatcher:
     async def _take_away(self, turn: PlatformTurn) -> None:
         """Delete the messages that show a turn's answer."""
         with contextlib.suppress(DestinationGone, TryLater):
-            shown = await self._screen.wait_shown(turn.turn_id)  # its answer was stopped, and may have been written once more
+            shown = await self._screen.wait_shown(turn.turn_id)  # its answer was stopped, and its end may still be written
             surface = self._platform.surface(turn.destination)
             for reply_id in turn.reply_ids if shown is None else shown:
                 await surface.delete(reply_id)
@@ -296,7 +296,7 @@ class Dispatcher:
     # -- a full mailbox ----------------------------------------------------------------------------------------------------
 
     def _leave(self, conversation: Conversation, post: Post) -> None:
-        """The mailbox is full: the post is answered when the mailbox has become empty, or after the next start."""
+        """The mailbox is full: answer the post when the mailbox is empty, or after the next start."""
         is_first = self._backlog.leave(conversation, post)
         if not is_first:
             return
@@ -319,7 +319,7 @@ class Dispatcher:
     # -- inside ------------------------------------------------------------------------------------------------------------
 
     def _conversation_of(self, post: Post) -> Conversation:
-        """Where its message went; a message that replies to one outside of any thread goes the same way as that one."""
+        """The post's conversation. A reply to a message outside threads belongs to that message's conversation."""
         id_ = (post.workspace, post.message_id)
         known = self._conversations.get(id_)
         if known is None and post.reply_to is not None and not post.is_own_room:

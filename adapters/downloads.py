@@ -1,4 +1,4 @@
-"""Downloads from a platform's own hosts, in bounded size and time. Addresses may be signed and are never logged or told."""
+"""Downloads from a platform's own hosts, in bounded size and time. URLs may be signed and are never logged or shown."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Downloaded:
 
 
 class Downloader:
-    """Asks those hosts only that `is_ours` knows, redirects included.
+    """Downloads only from URLs that `is_ours` accepts, redirects included. Times are in seconds.
 
-    `platform` is what people call it. `outside` is why nothing else is asked, and `refusals` are made for a status other than 200:
-    for all that it returns None for, the status itself is the reason.
+    `platform` is the name for people. `outside` is the reason given for any other URL. `refusal` makes the error for a status other
+    than 200; where it returns None, the error names the status.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Downloader:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
 
     async def fetch(self, address: str, max_bytes: int, headers: Mapping[str, str] | None = None) -> Downloaded:
-        """Raises AttachmentError, or what `refusal` makes of a status."""
+        """Download at most `max_bytes`. Raises AttachmentError, or the error that `refusal` makes."""
         try:
             async with asyncio.timeout(self._download_seconds):
                 return await self._follow(URL(address), max_bytes, headers)
-        except TimeoutError:  # a stall too: aiohttp's is one
+        except TimeoutError:  # includes stalls: aiohttp's stall error is a TimeoutError
             raise AttachmentError("the download took too long") from None
         except aiohttp.ClientPayloadError:
             raise AttachmentError("the download broke off") from None
@@ -83,7 +83,7 @@ def same_origin(url: URL, of: URL) -> bool:
 
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    is_plain = "Content-Encoding" not in response.headers  # else what is announced is the packed size
+    is_plain = "Content-Encoding" not in response.headers  # otherwise the announced size is the compressed one
     announced = response.content_length if is_plain else None
     check_size(announced, max_bytes)
     data = bytearray()

@@ -1,8 +1,8 @@
-"""One mailbox per conversation: what happens there is dealt with in the order of its arrival, one step at a time.
+"""One mailbox per conversation: its events are handled in order of arrival, one step at a time.
 
-Rules: putting something in never waits. A slow step in one conversation delays no other. A full mailbox takes no more posts, and
-says so; edits and deletions always fit, for nothing finds them again later. A conversation in which nothing happens has neither a
-mailbox nor a task. Learnt from mautrix bridgev2, where each portal has one bounded queue and one worker.
+Rules: putting a step in never waits. A slow step in one conversation delays no other. A full mailbox refuses posts; edits and
+deletions always fit, because they cannot be found again later. An idle conversation has neither a mailbox nor a task. Learnt from
+mautrix bridgev2, where each portal has one bounded queue and one worker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_POSTS = 32
 
 Conversation = tuple[str, str]
-"""A workspace, and in it a thread, a direct message, or a message that stands alone (its id)."""
+"""A workspace, and in it the id of a thread, of a direct message, or of a message outside both."""
 
 Step = Callable[[], Coroutine[Any, Any, None]]
 
@@ -33,7 +33,7 @@ class _Mailbox:
 
 
 class Mailboxes:
-    """`max_posts` bounds each mailbox. `on_idle` is called when a mailbox has become empty and is about to go away."""
+    """All mailboxes. `max_posts` bounds each. `on_idle` is called when a mailbox is empty and about to be removed."""
 
     def __init__(self, *, max_posts: int = MAX_POSTS, on_idle: Callable[[Conversation], None] = lambda _: None) -> None:
         self._max_posts = max_posts
@@ -43,11 +43,11 @@ class Mailboxes:
         self._is_closed = False
 
     def __len__(self) -> int:
-        """How many conversations have a mailbox now."""
+        """The number of conversations that have a mailbox now."""
         return len(self._mailboxes)
 
     def put(self, conversation: Conversation, step: Step, *, is_bounded: bool = False) -> bool:
-        """Put a step behind the others of its conversation. False when it `is_bounded` and the mailbox is full."""
+        """Put a step after the others of its conversation. Returns False if it `is_bounded` and the mailbox is full."""
         mailbox = self._mailboxes.setdefault(conversation, _Mailbox())
         if is_bounded and len(mailbox.steps) >= self._max_posts:
             return False
@@ -57,9 +57,9 @@ class Mailboxes:
         return True
 
     async def run(self, conversation: Conversation, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do `work` as a step of the conversation; returns what it returns, and raises what it raises.
+        """Run `work` as a step of the conversation. Returns its result, and raises its errors.
 
-        Raises CancelledError when the mailboxes are closed before its turn has come.
+        Raises CancelledError when the mailboxes are closed before the step has begun.
         """
         done: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._awaited.add(done)
@@ -76,7 +76,7 @@ class Mailboxes:
                     raise
                 done.set_exception(error)
             else:
-                if not done.done():  # whoever wanted it has left
+                if not done.done():  # the caller was cancelled
                     done.set_result(result)
 
         if self._is_closed:
@@ -86,7 +86,7 @@ class Mailboxes:
         return await done
 
     async def close(self, grace_seconds: float) -> None:
-        """Begin no more steps, and give those that run so long to end. The steps that were not begun are dropped."""
+        """Begin no more steps, and wait up to `grace_seconds` for the running ones. Steps that have not begun are dropped."""
         self._is_closed = True
         workers = {mailbox.worker for mailbox in self._mailboxes.values() if mailbox.worker is not None}
         if workers:
@@ -106,5 +106,5 @@ class Mailboxes:
                     log.exception("Something that happened in a conversation could not be dealt with.")
                 mailbox.steps.popleft()
         finally:
-            del self._mailboxes[conversation]  # nothing is awaited since the last look at `steps`: nothing can be lost
+            del self._mailboxes[conversation]  # no await since the last look at `steps`, so no step can be lost
         self._on_idle(conversation)

@@ -1,9 +1,9 @@
-"""Cutting an answer into messages, while it is being written.
+"""Splits an answer into messages (pages) while it is being written.
 
-Rules: nothing is lost and nothing doubled; only blank lines at a cut may go, and the closing line of a code block that ends right
-there. A code block that is cut is closed on its page and opened again on the next. A cut depends on nothing that comes after its
-page, so a page that is full never changes again however the text goes on. Code blocks are those of CommonMark 0.31 (section 4.5)
-that are not inside lists or quotes, with markers of at most 12 characters. Line ends are unified first.
+Rules: nothing is lost or doubled, except blank lines at a cut and the closing line of a code block that ends there. A code block
+that is cut is closed on its page and opened again on the next. A cut depends only on the text of its page, so a full page never
+changes, however the text continues. Code blocks are those of CommonMark 0.31 (section 4.5) that are not inside lists or quotes,
+with markers of at most 12 characters. Line ends are normalized first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FENCE = re.compile(r" {0,3}(?P<marker>`{3,12}(?!`)|~{3,12}(?!~))(?P<info>[^\n]*
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]]*\s+")
 _GAP = re.compile(r"\s+")
-_LEADING_LINE = re.compile(r"[ \t]*(?:#{1,6}(?:[ \t].*)?|[-*+]|\d{1,9}[.)])[ \t]*\n")  # a heading, an item without its text
+_LEADING_LINE = re.compile(r"[ \t]*(?:#{1,6}(?:[ \t].*)?|[-*+]|\d{1,9}[.)])[ \t]*\n")  # a heading, or a list item without its text
 _MARKER = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+]|\d{1,9}[.)])(?:[ \t]+|$))?")
 
 
@@ -35,9 +35,9 @@ class _Fence:
 
 
 def split_pages(text: str, max_chars: int) -> list[str]:
-    """The pages of a text, each of at most `max_chars` characters (which is at least `MIN_PAGE_CHARS`), none of them blank.
+    """Split a text into pages, none of them blank, each of at most `max_chars` characters (at least `MIN_PAGE_CHARS`).
 
-    A code block that is open at the end of the text stays open on the last page, which has room for closing it (`heal`).
+    A code block that is open at the end of the text stays open on the last page, which has room for its closing line (`heal`).
     """
     if max_chars < MIN_PAGE_CHARS:
         raise ValueError(f"pages of {max_chars} characters are too short")
@@ -63,7 +63,7 @@ def split_pages(text: str, max_chars: int) -> list[str]:
 
 
 def heal(page: str) -> str:
-    """The page with an open code block closed, so that it looks right while more is to come."""
+    """Close the page's open code block, if any, so that it is rendered correctly while the text is incomplete."""
     fence = None
     for _, after in _lines(page, None):
         fence = after
@@ -75,7 +75,7 @@ def _closed(page: str, fence: _Fence) -> str:
 
 
 def _lines(text: str, fence: _Fence | None) -> Iterator[tuple[int, _Fence | None]]:
-    """For each line: where it ends, and the code block that is open there."""
+    """Yields for each line the index of its end, and the code block that is open there."""
     start = 0
     while start < len(text):
         end = text.find("\n", start) + 1 or len(text)
@@ -94,36 +94,36 @@ def _closes(match: re.Match[str], fence: _Fence) -> bool:
 
 
 def _is_whole(match: re.Match[str], text: str) -> bool:
-    """Whether nothing can be added to the line any more."""
+    """Whether the line is complete, so that nothing can be added to it."""
     return match.group().endswith("\n") or match.end() == len(text)
 
 
 def _cut(window: str, fence: _Fence | None) -> tuple[int, _Fence | None]:
-    """Where the page ends that has `window` to choose from, and the code block that is open there."""
+    """Where in `window` the page ends, and the code block that is open there."""
     enough = len(window) // 2
     paragraph = line = code_line = leading = None
     before, start, is_leading = fence, 0, False
     for end, after in _lines(window, fence):
         if window[end - 1] != "\n":
-            break  # the last line is not whole
+            break  # the last line is incomplete
         if after is None:
             is_blank = not window[start:end].strip()
             is_leading = is_leading if is_blank else before is None and bool(_LEADING_LINE.fullmatch(window, start, end))
             if end >= enough and is_leading:
-                leading = end, after  # what it leads to should stand on the same page
+                leading = end, after  # it should be on the same page as what follows
             elif end >= enough:
                 line = end, after
                 if is_blank:
                     paragraph = end, after
         elif before is not None and end >= enough:
-            code_line = end, after  # not right after the line that opens the block
+            code_line = end, after  # but not right after the opening line
         if before is None and after is not None and start >= enough and not is_leading:
-            line = start, before  # a block that would be cut goes to the next page as a whole, if this one is full enough
+            line = start, before  # move a block that would be cut to the next page as a whole, if this page is full enough
         before, start = after, end
     chosen = paragraph or line or code_line
     if chosen is not None:
         return chosen
-    # One long line, from `start` on (or a short beginning, and then one).
+    # One long line from `start` on, perhaps after a short beginning.
     tail = window[start:]
     after_marker = len(tail) - len(_MARKER.sub("", tail, count=1)) + 1
     within = [match.end() for match in _SENTENCE_END.finditer(tail) if match.end() >= max(enough - start, after_marker)]
@@ -134,12 +134,12 @@ def _cut(window: str, fence: _Fence | None) -> tuple[int, _Fence | None]:
         return leading
     cut = _between_characters(window)
     if before is None and cut > start and _FENCE.match(window, start):
-        cut = start or cut  # never through the line that opens a block
+        cut = start or cut  # never within a block's opening line
     return cut, before
 
 
 def _between_characters(window: str) -> int:
-    """The last place that is not inside what people see as one character; the end when there is none nearby."""
+    """The last index that is not inside a user-perceived character (grapheme cluster); the end if there is none nearby."""
     for cut in range(len(window) - 1, max(0, len(window) - 24), -1):
         joins = (
             window[cut] in "\u200d\ufe0f\ufe0e" or unicodedata.combining(window[cut]) or "\U0001f3fb" <= window[cut] <= "\U0001f3ff"

@@ -1,8 +1,7 @@
-"""How fast we write to a platform: a rest between two writes in one channel, and a rate over all channels.
+"""Limits how fast we write to a platform: an interval between writes in one channel, and a rate over all channels.
 
-Whoever waits is served in the order of coming, in its channel and among all; the end of an answer counts as having come a little
-earlier, so it goes before what is only on its way, and nobody waits for ever. What a platform asks us to wait holds its channel,
-or everything.
+Waiters are served first come, first served, per channel and overall. The end of an answer counts as having come a little earlier,
+so it goes before intermediate writes, and nobody starves. When a platform asks us to wait, its channel is held, or all channels.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-_HEAD_START_SECONDS = 5.0  # of the end of an answer
+_HEAD_START_SECONDS = 5.0  # for the end of an answer
 _MANY_CHANNELS = 1_000
 
 
@@ -30,7 +29,7 @@ class _Waiter:
 
 
 class Pace:
-    """At least `channel_seconds` between writes in one channel, at most `per_second` over all."""
+    """At least `channel_seconds` between writes in one channel, and at most `per_second` writes per second overall."""
 
     def __init__(
         self,
@@ -49,7 +48,7 @@ class Pace:
         self._free_at = 0.0
 
     async def turn(self, name: str, *, is_final: bool = False) -> None:
-        """Return when the caller may write in this channel, once. `is_final`: what it will write is the end of an answer."""
+        """Wait until the caller may write once in this channel. `is_final`: it will write the end of an answer."""
         channel = self._channel(name)
         waiter = _Waiter(channel, self._clock() - (_HEAD_START_SECONDS if is_final else 0.0))
         channel.num_waiting += 1
@@ -63,7 +62,7 @@ class Pace:
                 self._waiters.remove(waiter)
 
     def hold(self, name: str | None, seconds: float) -> None:
-        """Let nobody write in this channel (None: anywhere) for so long."""
+        """Let nobody write in this channel (None: in any) for `seconds`."""
         until = self._clock() + seconds
         if name is None:
             self._free_at = max(self._free_at, until)
@@ -79,15 +78,15 @@ class Pace:
         return self._channels.setdefault(name, _Channel())
 
     def _has_turn(self, waiter: _Waiter) -> bool:
-        """Give the turn to whoever it belongs to, if it has come; that may have been this one, now or before.
+        """Grants the next free write to the first in line. Returns whether this waiter has one.
 
-        Who gets it and is not this one wakes up now too: a time to wait for is never moved nearer.
+        If another waiter gets it, that one wakes by itself: the time that it waits for never moves earlier.
         """
         now = self._clock()
         if not waiter.has_turn and self._free_at <= now:
             ready = [other for other in self._waiters if other.channel.free_at <= now]
             if ready:
-                first = min(ready, key=lambda other: other.came_at)  # of two that came at once, the first in the list
+                first = min(ready, key=lambda other: other.came_at)  # if two came at once, the first in the list
                 first.has_turn = True
                 self._waiters.remove(first)
                 self._free_at = now + self._seconds_between

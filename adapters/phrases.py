@@ -1,4 +1,4 @@
-"""Sentences that are the same wherever they are said."""
+"""Sentences that are the same on all platforms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How a platform describes itself. The program reads everything that it has to know of one from its description.
+"""A platform's description, from which the program reads everything that it has to know about it.
 
-A description lies in the platform's folder (`adapters/discord/platform.py`) and is named by one line, in `bot/platforms.py`. It can
-be imported without the platform's package, which its functions import when they are called.
+A description is in the platform's folder (`adapters/discord/platform.py`) and named by one line in `bot/platforms.py`. It can be
+imported without the platform's package, which its functions import when they are called.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ S = TypeVar("S", bound=PlatformSettings)
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the program gives to every adapter.
+    """What the program provides to every adapter.
 
-    `database_url` is SQLAlchemy's, with an asyncio driver, for what an adapter keeps in tables of its own. An adapter that is asked
-    over HTTP adds to `page_routes`; they are served on the page's address, and whoever adds them checks the requests.
+    `database_url` is an SQLAlchemy URL with an asyncio driver, for an adapter's own tables. An adapter that receives HTTP requests
+    adds to `page_routes`; they are served on the web page's address, and the adapter that adds them must authenticate the requests.
     """
 
     catch_up: CatchUp
@@ -36,11 +36,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class PlatformDescription(Generic[S]):
-    """`name` is its word in commands, variables and the database, `title` what people call it.
+    """`name` identifies it in commands, variables and the database; `title` is its name for people.
 
-    `make` raises AdapterError when it cannot be served. `check` says for `threadsight doctor` what a start would meet.
-    `setup_steps` is for somebody who has done nothing yet, and needs no extra package; it gets the flags of `setup_flags` that
-    were given (`--agent` is "agent"; the values say in `--help` what they are for). `extra` is the extra with the package.
+    `make` raises AdapterError if it cannot be served. `check` yields for `threadsight doctor` what a start would find.
+    `setup_steps` is for a person who begins from nothing, and needs no extra package; it gets the flags of `setup_flags` that were
+    given (`--agent` is "agent"; the values are their `--help` texts). `extra` is the pip extra with the package.
     """
 
     name: str

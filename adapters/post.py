@@ -1,4 +1,4 @@
-"""The words between the dispatcher, which decides, and a platform's adapter, which translates."""
+"""The types between the dispatcher, which decides, and a platform's adapter, which translates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 def asked_once(ask: Callable[[], Awaitable[_T]]) -> Callable[[], Awaitable[_T]]:
-    """Asks when the answer is first wanted, and keeps it. For callers that come one after the other."""
+    """Calls `ask` on first use and keeps the result. For sequential callers."""
     kept: list[_T] = []
 
     async def answer() -> _T:
@@ -31,17 +31,17 @@ async def no_attachments() -> Sequence[Attachment]:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A message as its adapter read it without asking anybody, before it is known whether it is for us.
+    """A message as its adapter read it, without any request to the platform, before it is known whether it is for us.
 
-    `conversation` names where it goes on within the workspace: a thread, a direct message, else the message itself; messages with
-    the same one are taken in the order of their arrival. `channel` is where the message is, or the parent of the `thread` in which
-    it is (None: in none). `message_id` is unique within the workspace. `text` is without the mention of us. `reply_to` is the id of
-    the message that it replies to. `is_automatic`: written by a bot, a webhook or the platform. `is_own_room`: one conversation
-    goes on there (a direct message, a thread), so that a mention without a picture goes on with it. `is_command`: its text is one
-    of our words, which the adapter carries out.
+    `conversation` is the id, within the workspace, of its thread or direct message, or else of the message itself; messages with
+    the same one are handled in order of arrival. `channel` is where the message is, or the parent of the `thread` that it is in
+    (None: in none). `message_id` is unique within the workspace. `text` is without the mention of us. `reply_to` is the id of the
+    message that it replies to. `is_automatic`: written by a bot, a webhook or the platform. `is_own_room`: it is in a direct
+    message or thread, which is one conversation, so that a mention without a picture continues it. `is_command`: its text is one of
+    our command words, which the adapter carries out.
 
-    `attachments` are looked up when they are wanted, which may take a while. `complete` is for what the event left open and routing
-    needs (which thread it is, another event about the same message): it asks, and returns the whole post.
+    `attachments` are looked up when they are needed, which may take a while. `complete` is for what routing needs and the event
+    left out (which thread it is, another event about the same message): it asks the platform, and returns the complete post.
     """
 
     workspace: str
@@ -60,7 +60,7 @@ class Post:
     reply_to: str | None = None
     attachments: Callable[[], Awaitable[Sequence[Attachment]]] = field(default=no_attachments, repr=False)
     look_back: LookBack | None = field(default=None, repr=False)
-    container_ids: frozenset[str] = frozenset()  # what else contains it, such as a category, for allow and deny lists
+    container_ids: frozenset[str] = frozenset()  # other ids that contain it, such as a category's, for allow and deny lists
     complete: Callable[[], Awaitable[Post]] | None = field(default=None, repr=False)
 
     @property
@@ -69,21 +69,21 @@ class Post:
 
 
 class Platform(Protocol):
-    """What the dispatcher needs of an adapter."""
+    """What the dispatcher needs from an adapter."""
 
     name: str
 
     async def start(self, post: Post) -> tuple[ThreadKey, str]:
-        """Where a chat that begins with this message goes on, and its destination; opens a thread where that can be done.
+        """Begin a chat with this message, in a new thread if possible. Returns the chat's key and the answer's destination.
 
         Raises DestinationGone.
         """
 
     def destination(self, post: Post) -> str:
-        """Where the answer to a message in a chat goes."""
+        """Where the answer to a message in an existing chat goes."""
 
     def surface(self, destination: str) -> Surface:
-        """Raises DestinationGone when it leads nowhere (any more)."""
+        """A surface that writes to the destination. Raises DestinationGone if the destination is invalid or no longer exists."""
 
     async def run_command(self, post: Post) -> None:
         """Carry out a message that `is_command`."""

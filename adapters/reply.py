@@ -1,9 +1,9 @@
-"""Shows an answer in its place, on any platform that keeps messages.
+"""Shows an answer at its destination, on any platform that keeps messages.
 
-Rules: what happens to the answer changes a state, and one loop paints the newest state whenever the pace allows one more write; so
-a slow platform skips what was in between and never lags. An intermediate state that cannot be written gives way to the next; the
-final one is tried until it stands. Which messages show the answer is written down before more is painted, so that a restart goes
-on with the same messages.
+Rules: the answer's events change a state, and one loop writes the newest state whenever the pace allows a write; so a slow platform
+skips intermediate states and never lags. An intermediate state that cannot be written is replaced by the next; the final one is
+retried until it is shown. The ids of the messages that show the answer are stored before more is written, so that a restart
+continues with the same messages.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
 log = logging.getLogger(__name__)
 
 TYPING_SECONDS = 5.0
-QUIET_SECONDS = 2.5  # so long without a word, and a message says that something is going on
-FINAL_SECONDS = 900.0  # so long we try to write the end of an answer
+QUIET_SECONDS = 2.5  # after so long without text, a message says that we are working
+FINAL_SECONDS = 900.0  # how long we try to write the end of an answer
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 30.0
 
 LOOKING = "I am looking at it …"
@@ -35,7 +35,7 @@ NOTHING_SAID = "I have nothing to say about this. Perhaps ask me in other words.
 STOPPED = "(stopped)"
 NOT_YET = "I was interrupted. I will answer this when I am back."
 _AFTER_END = (Control.REGENERATE, Control.HELPFUL, Control.NOT_HELPFUL)
-_AROUND_NOTICE = 8  # characters that a platform may put around a sentence of ours
+_AROUND_NOTICE = 8  # characters that a platform may add around one of our sentences
 
 
 class Shown(StrEnum):
@@ -43,7 +43,7 @@ class Shown(StrEnum):
 
     DELIVERED = "delivered"
     UNDELIVERED = "undelivered"  # it has to be shown again: the program is going down, or the platform took nothing for too long
-    GONE = "gone"  # the place is
+    GONE = "gone"  # the destination is
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class _State:
     ended: Ended | None = None
 
     def pages(self, max_chars: int, turn_id: int | None, *, is_quiet: bool) -> list[Page]:
-        """What should be seen now, in as many messages as it takes."""
+        """The pages that should be shown now."""
         if self.ended is not None:
             return self._final_pages(self.ended, max_chars, turn_id)
         controls = () if turn_id is None else (Control.STOP,)
@@ -86,7 +86,7 @@ class _State:
             case _ as never:
                 assert_never(never)
         texts = split_pages(text, max_chars) or [""]
-        texts[-1] = heal(texts[-1])  # nothing of ours stands in a code block that the model left open
+        texts[-1] = heal(texts[-1])  # so that our sentences are not in a code block that the model left open
         groups = _grouped([notice for notice in notices if notice], max_chars, max_chars - len(texts[-1]))
         if texts[-1]:
             pages = [*(Page(text) for text in texts[:-1]), Page(texts[-1], notices=groups[0])]
@@ -106,9 +106,9 @@ async def show(
     clock: Callable[[], float] = time.monotonic,
     final_seconds: float = FINAL_SECONDS,
 ) -> Shown:
-    """Show all of an answer. `reply_ids` are the messages that show it, or an earlier one, already; the list is kept up to date.
+    """Show an answer until its end. `reply_ids`: the messages that already show the turn; the list is kept up to date.
 
-    Returns when it stands there, when its place is gone, or when its end could not be written for `final_seconds`.
+    Returns when all of it is shown, when the destination is gone, or when the end could not be written for `final_seconds`.
     """
     return await _Painting(answer, surface, pace, handler, [] if reply_ids is None else reply_ids, clock, final_seconds).run()
 
@@ -146,7 +146,7 @@ class _Painting:
             return await self._paint()
         except DestinationGone:
             self._answer.stop()
-            await self._note(is_delivered=True)  # there is nothing more that could be done
+            await self._note(is_delivered=True)  # nothing more can be done
             return Shown.GONE
         finally:
             following.cancel()
@@ -162,7 +162,7 @@ class _Painting:
                 case AnswerText(text):
                     self._state.text += text
                 case Ended():
-                    self._turn_id = self._answer.turn_id  # a question may have been taken back
+                    self._turn_id = self._answer.turn_id  # the question may have been removed from the store
                     self._state.ended, self._ended_at = event, self._clock()
                 case _ as never:
                     assert_never(never)
@@ -192,19 +192,19 @@ class _Painting:
         return self._state.pages(self._surface.max_page_chars, self._turn_id, is_quiet=is_quiet)
 
     async def _write_one(self, wanted: Sequence[Page], *, is_final: bool) -> bool:
-        """Bring one message up to date; False when all are."""
+        """Bring one message up to date. Returns False if all are."""
         num_surplus = len(self._reply_ids) - len(wanted) if is_final else 0
         index = next((i for i, page in enumerate(wanted) if i >= len(self._painted) or self._painted[i] != page), None)
         if index is None and num_surplus <= 0:
             return False
         await self._pace.turn(self._surface.channel, is_final=is_final)
-        newest = self._wanted()  # more may have been said while we waited for our turn
+        newest = self._wanted()  # there may be more text since we began to wait for the pace
         if index is None:
             await self._surface.delete(self._reply_ids[-1])
             self._reply_ids.pop()
             self._painted.pop()
         elif index >= len(newest):
-            return True  # what was to be said has changed altogether
+            return True  # the pages have changed completely
         elif index < len(self._reply_ids):
             moved_to = await self._surface.edit(self._reply_ids[index], newest[index])
             if moved_to is None and self._is_noted:
@@ -229,7 +229,7 @@ class _Painting:
             await self._handler.set_reply(self._turn_id, self._reply_ids, is_delivered=is_delivered)
 
     async def _rest(self) -> None:
-        """Wait for something new; until there is text, go on typing."""
+        """Wait for something new. Until there is text, keep showing that we are typing."""
         now = self._clock()
         until = None
         if not self._state.text.strip():
@@ -244,9 +244,9 @@ class _Painting:
 
 
 def _grouped(notices: Sequence[str], max_chars: int, room: int) -> list[tuple[str, ...]]:
-    """The sentences by the page on which they stand: the first has `room` for them, the others are theirs alone.
+    """Group the sentences by page: the first page has `room` characters for them, the others contain nothing else.
 
-    One that is longer than a page is cut. They move to the next page together if that keeps them together.
+    A sentence longer than a page is cut. All move to the next page if that keeps them together.
     """
     groups: list[list[str]] = [[]]
     if sum(len(notice) + _AROUND_NOTICE for notice in notices) > room:

@@ -1,7 +1,7 @@
-"""What is to become of a message: was it seen before, is it for us, and which conversation does it belong to?
+"""Routes a message: was it seen before, is it for us, and which chat does it belong to?
 
-Each of the three is decided here and nowhere else. A message is for us when it mentions us, is said to us alone, is in a thread of
-ours, or replies to a message of a chat.
+Each of the three is decided only here. A message is for us if it mentions us, is a direct message to us, is in one of our threads,
+or replies to a message of a chat.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ MessageId = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SeenBefore:
-    """It was taken already, be it by an earlier run of the program, or it was deleted or forgotten since."""
+    """The message was taken already, perhaps before a restart, or it has been deleted or forgotten since."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotForUs:
-    """Nobody asked us, or somebody who may not."""
+    """The message is not addressed to us, or its author may not use us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begins:
-    """A chat begins with it."""
+    """A new chat begins with the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continues:
-    """It goes on with this chat."""
+    """The message continues this chat."""
 
     key: ThreadKey
 
@@ -53,25 +53,25 @@ class Router:
         self._access = access
         self._taken: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)
         self._forgotten: BoundedDict[str, datetime] = BoundedDict(_MAX_REMEMBERED)
-        self._deleted: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)  # an event may come before its message
+        self._deleted: BoundedSet[MessageId] = BoundedSet(_MAX_REMEMBERED)  # a deletion may arrive before its message
 
     def has_taken(self, post: Post) -> None:
         """From now on the message counts as seen."""
         self._taken.add(_id_of(post))
 
     def has_deleted(self, workspace: str, message_id: str) -> None:
-        """The message will not be taken any more."""
+        """From now on the message is not taken."""
         self._deleted.add((workspace, message_id))
 
     def has_forgotten(self, author_id: str, at: datetime) -> None:
-        """What this person wrote until then is not taken any more; it may be on its way from a look back."""
+        """Messages that this person wrote until then are not taken any more; catching up may still find some."""
         self._forgotten[author_id] = at
 
     def is_allowed(self, author: Author, workspace: str, channels: Collection[str], *, is_direct: bool) -> bool:
         return self._access.is_allowed(author, workspace, channels, is_direct=is_direct)
 
     def may_use(self, post: Post) -> bool:
-        """Whether a person wrote it who may use us there."""
+        """Whether a person wrote it, and may use us there."""
         channels = {post.channel, post.room, *post.container_ids}
         return not post.is_automatic and self.is_allowed(post.author, post.workspace, channels, is_direct=post.is_direct)
 
@@ -85,7 +85,7 @@ class Router:
             return SeenBefore()
         route = await self._conversation(post)
         if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *id_) is not None:
-            return SeenBefore()  # answered before a restart, or about to be, for it is stored
+            return SeenBefore()  # stored, so it was answered before a restart or will be
         return route
 
     async def _conversation(self, post: Post) -> NotForUs | Begins | Continues:

@@ -1,4 +1,4 @@
-"""Which answers are being shown: one task for each, and never two for the same turn."""
+"""The answers that are being shown: one task for each, and never two for the same turn."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Screen:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def show(self, answer: Answer, surface: Surface, reply_ids: Sequence[str] = ()) -> asyncio.Task[None]:
-        """Paint the answer at its destination, in a task of its own; what showed an earlier answer of the turn ends first.
+        """Show the answer at its destination, in its own task, after the task of an earlier answer of the turn has ended.
 
-        `reply_ids`: the messages that show the turn already.
+        `reply_ids`: the messages that already show the turn.
         """
         turn_id = answer.turn_id
         earlier = None if turn_id is None else self._showing.get(turn_id)
@@ -55,7 +55,7 @@ class Screen:
         return turn_id in self._showing
 
     async def wait_shown(self, turn_id: int) -> Sequence[str] | None:
-        """Until nothing of the turn is being shown any more. Returns the messages that show it then; None if none was at work."""
+        """Wait until no task shows the turn any more. Returns the messages that show it then; None if there was no task."""
         shown = None
         while newest := self._showing.get(turn_id):
             task, shown = newest
@@ -63,12 +63,12 @@ class Screen:
         return shown
 
     async def close(self, deadline: float) -> None:
-        """`deadline`: until then (in the event loop's time) what is being shown may come to its end."""
+        """Let the tasks end until `deadline` (on the event loop's clock, in seconds), then cancel them."""
         await end_tasks(self._tasks, deadline)
 
 
 async def end_tasks(tasks: Collection[asyncio.Task[Any]], deadline: float) -> None:
-    """Wait for the tasks until the deadline, in the event loop's time, and cancel those that are late."""
+    """Wait for the tasks until the deadline (on the event loop's clock, in seconds), and cancel those that are late."""
     if tasks:
         _, late = await asyncio.wait(set(tasks), timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         for task in late:
@@ -78,7 +78,7 @@ async def end_tasks(tasks: Collection[asyncio.Task[Any]], deadline: float) -> No
 
 @contextlib.asynccontextmanager
 async def typing(surface: Surface) -> AsyncIterator[None]:
-    """People see that something is being written."""
+    """A context during which people see that we are typing."""
 
     async def repeat() -> None:
         while True:

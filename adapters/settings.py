@@ -1,4 +1,4 @@
-"""What the settings of platforms are made of: plain pydantic. Who reads the environment for them is `bot/config.py`."""
+"""The base of the platforms' settings: plain pydantic. `bot/config.py` reads the environment for them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ MIN_TOKEN_CHARS = 16
 
 
 class PlatformSettings(BaseModel):
-    """One platform's settings. A field's description is what `.env.example` says about it.
+    """One platform's settings. A field's description is its text in `.env.example`.
 
-    Field `allow` of the platform `discord` is the variable THREADSIGHT_DISCORD_ALLOW, unless its validation_alias is another. A
-    validator's ValueError is the rest of a sentence that begins with the variable; that of the whole model is made of whole
-    sentences, one a line.
+    Field `allow` of the platform `discord` is the variable THREADSIGHT_DISCORD_ALLOW, unless it has another validation_alias. A
+    field validator's ValueError is the rest of a sentence that begins with the variable; a model validator's has whole sentences,
+    one per line.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
 
     @property
     def is_active(self) -> bool:
-        """Whether the platform is to be served."""
+        """Whether the platform should be served."""
         return True
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences about what was set and has no effect."""
+        """Sentences about settings that have no effect."""
         return ()
 
 
 def plain_address(value: str, example: str) -> str:
-    """The address in one form, with a slash at its end if `example` has one. Raises ValueError."""
+    """Normalize a URL, with a slash at its end if `example` has one. Raises ValueError."""
     scheme = urlsplit(example).scheme
     try:
         parts = urlsplit(value)
@@ -50,7 +50,7 @@ def plain_address(value: str, example: str) -> str:
 
 
 def check_token(token: SecretStr | None, host: str, host_variable: str, what: str) -> SecretStr | None:
-    """A token that others than this machine must send before they reach `what`. Raises ValueError."""
+    """Check the token that is required before other machines may reach `what`. Raises ValueError."""
     if token is None and not is_loopback(host):
         raise ValueError(f"must be set when {host_variable} is {host!r}, because others can then reach the {what}")
     if token is not None and len(token.get_secret_value()) < MIN_TOKEN_CHARS:
@@ -72,7 +72,7 @@ def _lower(value: object) -> object:
 
 
 Entries = Annotated[str, AfterValidator(_known_entries)]
-"""An allow or deny list, as in `adapters.access`."""
+"""An allow or deny list in the format of `adapters.access`."""
 
 AnyCase = BeforeValidator(_lower)
-"""For words of which it does not matter how they are written: Annotated[Literal["http", "socket"], AnyCase]."""
+"""For case-insensitive words: Annotated[Literal["http", "socket"], AnyCase]."""

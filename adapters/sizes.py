@@ -1,4 +1,4 @@
-"""How large a picture's file may be: looked at and told in one way, wherever it comes from."""
+"""Checks the size of a picture's file, with the same words on all platforms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from adapters.base import AttachmentError
 
 
 def check_size(num_bytes: int | None, max_bytes: int, *, is_all: bool = True) -> None:
-    """Raises AttachmentError when that is too much. `num_bytes`: None if nobody knows; not `is_all`: more is to come."""
+    """Raise AttachmentError if `num_bytes` is more than `max_bytes`. `num_bytes` None: unknown. Not `is_all`: more bytes follow."""
     if num_bytes is None or num_bytes <= max_bytes:
         return
     size, most = format_size(num_bytes), format_size(max_bytes)

@@ -1,4 +1,4 @@
-"""The words between the shared way of showing an answer (`reply.py`) and a platform's own way of writing messages."""
+"""The types between showing answers (`reply.py`, shared) and writing messages (each platform's own)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Control(StrEnum):
 class Page:
     """One message of an answer, as it should look now.
 
-    `text` is Markdown as the model wrote it; a code block that goes on from the page before is opened again at its beginning. It
-    only grows while the answer is written, until the page is full. `is_open`: more is to come, and a code block may be unfinished.
-    `status` (where it waits) and `notices` (beside the answer) are ours. Only the last page has `controls`, of `turn_id`.
+    `text` is Markdown as the model wrote it; a code block that continues from the page before is opened again at the beginning. It
+    only grows while the answer is written, until the page is full. `is_open`: more text follows, and a code block may be
+    unfinished. `status` (the queue position) and `notices` are our own sentences. Only the last page has `controls`, for `turn_id`.
     """
 
     text: str
@@ -34,11 +34,11 @@ class Page:
 
 
 class DestinationGone(Exception):
-    """The message, the thread or the right to write there is gone, for good: the answer ends quietly."""
+    """The message, the thread or the permission to write there is gone for good: showing the answer ends without an error."""
 
 
 class TryLater(Exception):
-    """The platform could not take it now. `retry_after_seconds` is what it asked for, if it did."""
+    """The platform could not do it now. `retry_after_seconds` is what it asked for; None if it did not say."""
 
     def __init__(self, retry_after_seconds: float | None = None) -> None:
         super().__init__()
@@ -46,26 +46,27 @@ class TryLater(Exception):
 
 
 class Surface(Protocol):
-    """The place of one answer. Every method may raise `DestinationGone` or `TryLater`, and nothing else.
+    """Writes one answer at its destination. Every method may raise `DestinationGone` or `TryLater`, and nothing else.
 
-    `channel` names what the platform counts its limits by. `max_page_chars` is the room for the text, its status and notices.
+    `channel` is the unit of the platform's rate limits. `max_page_chars` is the room for text, status and notices, in characters.
     """
 
     channel: str
     max_page_chars: int
 
     async def show_typing(self) -> None:
-        """Say that something is being written; called again every few seconds until there is text."""
+        """Show that we are typing. Called again every few seconds until there is text."""
 
     async def post(self, page: Page) -> str:
-        """A new message; returns its id.
+        """Write a new message. Returns its id.
 
-        After `TryLater` it is unknown whether it stands, and it is posted again: where the platform can tell the two attempts apart
-        (by a nonce, a key, or a look at what stands there), they make one message.
+        After `TryLater` it is unknown whether the message exists, and it is posted again. If the platform can recognize the second
+        attempt (by a nonce, a key, or by reading its messages), there must be only one message.
         """
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
-        """Returns a new id when the page had to move: from now on that one shows it, and the old id means nothing."""
+        """Change a message. Returns a new id if the page had to move to another message, which replaces the old id; otherwise
+        None."""
 
     async def delete(self, reply_id: str) -> None:
-        """Does nothing when it is gone already."""
+        """Delete a message. Does nothing if it no longer exists."""

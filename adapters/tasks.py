@@ -1,4 +1,4 @@
-"""Work that goes on in tasks of its own, beside what began it."""
+"""Background tasks that outlive the call that began them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Tasks:
-    """What a task raises goes to the log. `platform` is what people call it; `expected` needs no traceback."""
+    """Logs what a task raises. `platform` is the name for people; `expected` errors are logged without a traceback."""
 
     def __init__(self, platform: str, expected: tuple[type[Exception], ...] = (DestinationGone, TryLater)) -> None:
         self._platform = platform
@@ -27,10 +27,10 @@ class Tasks:
         return task
 
     async def aclose(self, grace_seconds: float = 0.0) -> None:
-        """Returns when nothing runs any more; what has not ended by itself within `grace_seconds` is cancelled."""
+        """Wait until no task runs any more. Tasks that do not end within `grace_seconds` are cancelled."""
         if self._running and grace_seconds:
             await asyncio.wait(self._running, timeout=grace_seconds)
-        while self._running:  # what is cancelled may have begun something else
+        while self._running:  # a cancelled task may have begun another
             for task in self._running:
                 task.cancel()
             await asyncio.wait(self._running)

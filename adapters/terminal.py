@@ -1,8 +1,8 @@
-"""The terminal: a chat about a picture in the place where the program was called.
+"""The terminal: a chat about a picture.
 
-Rules: what the model, a file name or an error says is printed without control characters, so that it cannot steer the terminal; the
-answer goes to standard output, everything else of a single question to standard error; Ctrl-C stops the answer that is being
-written, and ends the program only at the prompt.
+Rules: text from the model, a file name or an error is printed without control characters, so that it cannot control the terminal.
+For a single question, the answer goes to standard output and everything else to standard error. Ctrl-C stops the answer that is
+being written, and ends the program only at the prompt.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ Type a question and press Enter.
 Ctrl-C stops the answer that is being written."""
 
 ReadLine = Callable[[], Awaitable[str]]
-"""Waits for one line; raises EOFError or KeyboardInterrupt when the person leaves."""
+"""Waits for one line. Raises EOFError or KeyboardInterrupt when the person leaves."""
 
 
 class TerminalAdapter:
-    """Talks until the person leaves. `picture` is a path or an http(s) link, and the same goes for `ask_once`."""
+    """A chat until the person leaves. `image` is a path or an http(s) link, as for `ask_once`."""
 
     name = "terminal"
 
     def __init__(self, image: str, *, console: Console | None = None, read_line: ReadLine | None = None) -> None:
-        self._image: str | None = image  # goes out with the next question
+        self._image: str | None = image  # sent with the next question
         self._console = console or Console(highlight=False)
         self._read_line = read_line or (_prompt() if sys.stdin.isatty() else _read_stdin)
         self._key = _new_key()
-        self._is_in_line = False  # the last thing printed was a piece of an answer
+        self._is_in_line = False  # whether the last thing printed was a piece of an answer
 
     async def run(self, handler: ChatHandler) -> None:
         self._say(f"Ask me about {self._image}. /help shows what else you can type.", "dim")
@@ -140,10 +140,10 @@ class TerminalAdapter:
 
 
 async def ask_once(handler: ChatHandler, image: str, question: str, out: TextIO, err: TextIO) -> bool:
-    """Print the answer alone on `out`, notices and errors on `err`; returns whether the answer is complete."""
+    """Ask one question. Prints only the answer on `out`, notices and errors on `err`. Returns whether the answer is complete."""
     answer = await handler.handle(_message(_new_key(), question, image))
     ended: Ended | None = None
-    remarks: list[str] = []  # told at the end, so that they do not stand within the answer where both go to one screen
+    remarks: list[str] = []  # printed at the end, so that they are not in the middle of the answer when both go to one screen
     has_text = False
     with _on_ctrl_c(answer.stop):
         async for event in answer.events():
@@ -170,7 +170,7 @@ async def ask_once(handler: ChatHandler, image: str, question: str, out: TextIO,
 
 
 def image_problem(image: str) -> str | None:
-    """Why a path cannot be a picture, as a sentence; None when it may be one, or is a link."""
+    """Why a path cannot be a picture, as a sentence; None if it may be one, or is a link."""
     if is_link(image):
         return None
     try:
@@ -187,7 +187,7 @@ def is_link(image: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer a terminal: no control, direction or unassigned characters but the line break and the tab."""
+    """Make text safe for a terminal: no control, direction-changing or unassigned characters except line breaks and tabs."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") or c == "\u200d")
 
 
@@ -237,7 +237,7 @@ def _on_ctrl_c(stop: Callable[[], None]) -> Iterator[None]:
     earlier = signal.getsignal(signal.SIGINT)
     try:
         loop.add_signal_handler(signal.SIGINT, stop)
-    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or a platform without them
+    except (NotImplementedError, RuntimeError, ValueError):  # not the main thread, or a system without signal handlers
         yield
         return
     try:

@@ -1,1 +1,2 @@
-"""The program: settings, chats, the store, start-up and the command line. It alone knows both adapters and model_server."""
+"""The program: settings, chats, the store, start-up and the command line. Only this package imports both adapters and
+model_server."""

@@ -1,7 +1,7 @@
-"""An answer on its way, and whoever listens to it.
+"""A running answer and its listeners.
 
-The writer changes the answer's state and never waits for a listener; every listener walks after the state at its own pace. So a
-hung listener holds up nobody, a late one gets the text so far in one piece, and no more is kept than the answer itself.
+The writer changes the answer's state and never waits for a listener; every listener follows the state at its own pace. So a hung
+listener blocks nobody, a late one gets the text so far in one piece, and nothing is stored but the answer itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from adapters.base import AnswerEvent, AnswerStatus, AnswerText, Ended, Notice, 
 
 
 class RunningAnswer:
-    """Implements `adapters.base.Answer`. All methods belong to the event loop's thread."""
+    """Implements `adapters.base.Answer`. Use it on the event loop's thread only."""
 
     def __init__(self, key: ThreadKey, turn_id: int | None, notices: Iterable[str] = ()) -> None:
         self._key = key
@@ -48,14 +48,14 @@ class RunningAnswer:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether somebody asked it to stop before it had ended."""
+        """Whether somebody stopped it before it had ended."""
         return self._is_stopped
 
     async def events(self) -> AsyncIterator[AnswerEvent]:
         num_notices = num_chars = 0
         waiting: Waiting | None = None
         while True:
-            changed, ended = self._changed, self._ended  # taken first: what changes from here on sets `changed`
+            changed, ended = self._changed, self._ended  # read first: later changes set `changed`
             while num_notices < len(self._notices):
                 num_notices += 1
                 yield Notice(self._notices[num_notices - 1])
@@ -85,7 +85,7 @@ class RunningAnswer:
     # -- for the writer ----------------------------------------------------------------------------------------------------
 
     def when_stopped(self, call: Callable[[], object]) -> None:
-        """`call` is called when somebody stops the answer; at once if that has happened already."""
+        """Call `call` when somebody stops the answer; at once if it is stopped already."""
         self._on_stop = call
         if self._is_stopped:
             call()
@@ -108,7 +108,7 @@ class RunningAnswer:
         self._change()
 
     def forget_turn(self) -> None:
-        """What had been stored was taken back."""
+        """The stored turn was removed: `turn_id` becomes None."""
         self._turn_id = None
 
     def _change(self) -> None:
@@ -125,7 +125,7 @@ def ended_answer(
     notices: Iterable[str] = (),
     error: str | None = None,
 ) -> RunningAnswer:
-    """An answer that is over already: a stored one, or a refusal."""
+    """An answer that has ended already: a stored one, or a refusal."""
     answer = RunningAnswer(key, turn_id, notices)
     answer.write(text)
     answer.end(status, error)

@@ -1,8 +1,8 @@
-"""Start-up and shutdown: puts the parts together, and takes them apart in the right order.
+"""Start-up and shutdown: connects the parts, and closes them in the right order.
 
-Until the model is loaded nothing is going on, and a signal may simply end the program. From then on the first SIGINT or SIGTERM
-lets running answers finish for a while and leaves the others to be answered after the restart; a second one hurries. When the
-model's loop or an adapter fails, the program ends with an error: whoever started it can then start it again.
+Until the model is loaded, a signal may simply end the program. Afterwards the first SIGINT or SIGTERM gives running answers some
+time to finish and leaves the others to be answered after the restart; a second one shortens that. If the model's loop or an adapter
+fails, the program ends with an error, so that a service manager can restart it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Tell = Callable[[str], None]
 
 
 async def open_model(settings: Settings) -> LocalModel:
-    """The model that the settings name: on this machine, or behind a URL. Raises ModelLoadError."""
+    """Open the model that the settings name: on this machine, or behind a URL. Raises ModelLoadError."""
     return await (open_local_model(settings) if settings.engine_url is None else _open_remote_model(settings, settings.engine_url))
 
 
@@ -63,14 +63,14 @@ async def open_local_model(settings: Settings) -> InferenceLoop:
 
 
 async def _open_remote_model(settings: Settings, url: str) -> InferenceLoop:
-    """A server that is away does not keep the program from starting. Raises ModelLoadError."""
+    """Open the model behind a URL. An unreachable server does not prevent the start. Raises ModelLoadError."""
     from model_server.remote.engine import open_remote
 
     return await open_remote(remote_server(settings, url), max_queue=settings.max_queue)
 
 
 def remote_server(settings: Settings, url: str) -> RemoteServer:
-    """What the settings say about the server at `settings.engine_url`."""
+    """The settings of the model server at `url`."""
     api_key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
     return RemoteServer(url, api_key, settings.engine_model, settings.engine_context_length, settings.engine_max_images)
 
@@ -84,7 +84,8 @@ async def open_chats(
     open_model: OpenModel = open_model,
     fetch_link: FetchLink = fetch_public_link,
 ) -> AsyncIterator[tuple[ThreadChats, LocalModel]]:
-    """The store, the model and the chats over both; at the end running answers get `settings.shutdown_grace_seconds`."""
+    """A context with the store, the model and the chats. At its end running answers get `settings.shutdown_grace_seconds` to
+    finish, or less once `hurry` is set."""
     store = await Store.open(store_url)
     try:
         await store.claim()
@@ -113,7 +114,7 @@ async def run(
     adapters: Sequence[Adapter] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """`threadsight run`: serve until a signal (or `stop`) says otherwise. Raises what made it end too early, as a group."""
+    """`threadsight run`: serve until a signal or `stop`. Raises the errors that ended it early, as an exception group."""
     stop, hurry = stop or asyncio.Event(), asyncio.Event()
     if adapters is None:
         adapters = platform_adapters(settings.platforms, _host(settings))
@@ -133,19 +134,19 @@ async def run(
                         helpers.append(tasks.create_task(chats.purge_forever(settings.retention_days)))
                     await stop.wait()
                     tell("Stopping: running answers may finish. Press Ctrl-C again to stop at once.")
-                    await chats.close(settings.shutdown_grace_seconds, hurry)  # while the adapters still show what is written
+                    await chats.close(settings.shutdown_grace_seconds, hurry)  # while the adapters can still show the answers
                     for helper in helpers:
                         helper.cancel()
             except BaseException:
-                await chats.close(0)  # nobody is left to see an answer finish
+                await chats.close(0)  # no adapter is left to show an answer
                 raise
 
 
 async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = None) -> None:
-    """`threadsight serve`: the model alone over HTTP, until a signal (or `stop`) says otherwise.
+    """`threadsight serve`: serve only the model over HTTP, until a signal or `stop`.
 
-    Always the model on this machine: a bot that shares the settings may have this very server as its engine. Raises ModelLoadError,
-    ServeAddressError, or EngineFailed.
+    Always the model on this machine, even if an engine URL is set: a bot with the same settings may use this server as its engine.
+    Raises ModelLoadError, ServeAddressError, or EngineFailed.
     """
     from model_server.serve.server import CompletionServer
 
@@ -168,12 +169,12 @@ async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = 
             tell("Stopping: running answers may finish. Press Ctrl-C again to stop at once.")
             await _first_of(server.drain(settings.shutdown_grace_seconds), hurry.wait())
     finally:
-        await model.close()  # first: whoever still waits for an answer is told
+        await model.close()  # first, so that requests that still wait get an error
         await server.close()
 
 
 async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
-    """Wait until one of them has ended, and give up the others. Raises what it raised."""
+    """Wait until the first one ends, and cancel the others. Raises its error."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -186,8 +187,8 @@ async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
 
 @contextlib.asynccontextmanager
 async def passing_chats(settings: Settings, *, open_model: OpenModel = open_model) -> AsyncIterator[ThreadChats]:
-    """Chats that leave no trace, for the terminal: their database lies in a folder that is deleted at the end."""
-    model = await open_model(settings)  # first, so that nothing lies around yet when somebody gets tired of waiting
+    """Temporary chats for the terminal: their database is in a folder that is deleted at the end."""
+    model = await open_model(settings)  # first, so that an interruption while loading leaves no folder behind
 
     async def loaded(_: Settings) -> LocalModel:
         return model
@@ -218,7 +219,7 @@ async def _announce(adapter: AnnouncedAdapter, tell: Tell) -> None:
 
 @contextlib.asynccontextmanager
 async def _only_one(data_dir: Path) -> AsyncIterator[None]:
-    """A second program over the same data would answer the same open questions. The lock goes with the process."""
+    """A lock on the data folder: a second program would answer the same open questions. It is released when the process ends."""
 
     def lock() -> IO[bytes]:
         try:

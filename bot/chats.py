@@ -1,9 +1,9 @@
 """Chats in threads: implements `adapters.base.ChatHandler`.
 
-Rules: one lock per thread, so that messages are accepted in the order in which they came; each answer waits for the one before
-it in its thread, and threads do not wait for each other. A message is written down before it is answered, and answered once.
-With LLaVA-1.5 a chat has one picture (the model was trained so): a new picture starts a new chat in its thread. When a message
-brought pictures and none is usable, the model is not asked. `thread_chats.py` has what platforms need that keep the messages.
+Rules: one lock per thread, so that messages are accepted in order of arrival; each answer waits for the one before it in its
+thread, and threads do not wait for each other. A message is stored before it is answered, and answered once. With LLaVA-1.5 a chat
+has one picture (as in its training): a new picture starts a new chat in its thread. If a message has pictures and none is usable,
+the model is not asked. `thread_chats.py` adds what is needed for platforms that keep the messages.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bot.writer import AnswerWriter, first_notices, leave_for_restart
 log = logging.getLogger(__name__)
 
 MAX_QUESTION_CHARS = 20_000
-MAX_UNANSWERED = 8  # questions of one thread that wait for their answers
-MAX_ATTEMPTS = 5  # starts of the program that may try the same turn: it may be what ends them
+MAX_UNANSWERED = 8  # unanswered questions per thread
+MAX_ATTEMPTS = 5  # starts of the program that may try the same turn, which may be what crashes it
 _MAX_RESUMED_AT_ONCE = 4
 
 SHUTTING_DOWN = "I am being restarted. Please ask again in a moment."
@@ -60,7 +60,7 @@ class Chats:
             task = asyncio.create_task(self._accept_safely(message))
             self._accepting[message_key] = task
             task.add_done_callback(lambda _: self._accepting.pop(message_key))
-        return await asyncio.shield(task)  # a listener that leaves takes nothing back
+        return await asyncio.shield(task)  # cancelling the caller does not cancel the question
 
     async def regenerate(self, key: ThreadKey) -> Answer | None:
         async with self._lock(key):
@@ -93,7 +93,7 @@ class Chats:
     # -- the program's life ------------------------------------------------------------------------------------------------
 
     async def resume(self) -> int:
-        """Begin to answer what an earlier run of the program left open; returns how many questions."""
+        """Begin to answer the questions that an earlier run of the program left open. Returns how many."""
         turns = await self._store.pending_turns()
         for turn in turns:
             if turn.num_attempts >= MAX_ATTEMPTS:
@@ -106,19 +106,20 @@ class Chats:
         return len(turns)
 
     async def purge_forever(self, retention_days: int, interval_seconds: float = 3_600) -> None:
-        """Delete what nobody touched for so many days, now and every hour; until cancelled."""
+        """Delete chats that were unchanged for `retention_days`, now and every `interval_seconds`, until cancelled."""
         while True:
             try:
                 num_deleted = await self._store.purge(datetime.now(UTC) - timedelta(days=retention_days))
                 log.info("Deleted %d chats that nobody touched for %d days.", num_deleted, retention_days)
-            except Exception:  # the database may be away for a while; the next round tries again
+            except Exception:  # the database may be unreachable for a while; the next round tries again
                 log.exception("Old chats could not be deleted.")
             await asyncio.sleep(interval_seconds)
 
     async def close(self, grace_seconds: float, hurry: asyncio.Event | None = None) -> int:
-        """Accept nothing more, let running answers finish for so long (less when `hurry` is set), and leave the others PENDING.
+        """Accept no more questions, give running answers `grace_seconds` to finish (less when `hurry` is set), and leave the others
+        PENDING.
 
-        Returns how many were left.
+        Returns how many were left PENDING.
         """
         self._is_closing = True
         tasks = {*self._tasks, *self._accepting.values()}
@@ -144,7 +145,7 @@ class Chats:
         except Exception:
             log.exception("A message could not be accepted.")
             return _refusal(message.key, "Something went wrong on my side, and your message was not kept. Please send it again.")
-        except asyncio.CancelledError:  # the program ends; the adapter gets an answer all the same
+        except asyncio.CancelledError:  # the program is stopping; the adapter gets an answer anyway
             return _refusal(message.key, SHUTTING_DOWN)
 
     async def _accept(self, message: IncomingMessage) -> RunningAnswer:
@@ -193,7 +194,7 @@ class Chats:
         return next((answer for answers in self._unanswered.values() for answer in answers if answer.turn_id == turn_id), None)
 
     async def _answer_again(self, turn: StoredTurn) -> RunningAnswer:
-        """Under the thread's lock."""
+        """Call it under the thread's lock."""
         if running := self._running(turn.turn_id):
             return running
         if turn.is_refused:
@@ -247,7 +248,7 @@ class Chats:
             else:
                 await self._writer.write(turn, answer, is_edited=is_edited)
         finally:
-            if answer.ended is None:  # the program stops, perhaps before the writer had begun
+            if answer.ended is None:  # the program is stopping, perhaps before the writer began
                 leave_for_restart(turn, answer)
             self._shares.give_back(ticket, counts=answer.ended is None or answer.ended.status is not AnswerStatus.FAILED)
             unanswered = self._unanswered[turn.key]
@@ -258,12 +259,12 @@ class Chats:
     def _lock(self, key: ThreadKey) -> asyncio.Lock:
         lock = self._locks.get(key)
         if lock is None:
-            lock = self._locks[key] = asyncio.Lock()  # lives as long as somebody holds or awaits it
+            lock = self._locks[key] = asyncio.Lock()  # exists while somebody holds or awaits it
         return lock
 
 
 async def _wait_behind(ahead: Sequence[RunningAnswer], answer: RunningAnswer) -> None:
-    """Until those ahead in the thread have ended, or the answer is stopped."""
+    """Wait until the answers before it in the thread have ended, or the answer is stopped."""
     waiting = asyncio.gather(*(other.wait_ended() for other in ahead))
     answer.when_stopped(waiting.cancel)
     try:
@@ -273,7 +274,7 @@ async def _wait_behind(ahead: Sequence[RunningAnswer], answer: RunningAnswer) ->
 
 
 def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
-    """Nothing was stored."""
+    """A refusal, for which nothing was stored."""
     return ended_answer(key, AnswerStatus.FAILED, error=sentence)
 
 
@@ -282,5 +283,5 @@ def stored_answer(turn: StoredTurn) -> RunningAnswer:
 
 
 def kept_answer(turn: StoredTurn, reason: str) -> RunningAnswer:
-    """The answer as it was, with the reason why there is no new one."""
+    """The stored answer, with the reason why there is no new one."""
     return ended_answer(turn.key, AnswerStatus.FAILED, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=reason)

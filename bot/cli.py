@@ -1,7 +1,7 @@
 """The command line.
 
-Exit status: 0 for success, 1 for a failure, 2 for a wrong call or wrong settings. What went wrong is said in a sentence on standard
-error; standard output holds answers and the page's address only.
+Exit status: 0 for success, 1 for a failure, 2 for a wrong call or wrong settings. Errors are sentences on standard error; standard
+output has only answers and the page's address.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx"):  # they talk to their developers
+    for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx"):  # their logs are for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Nothing is going on before the model is loaded, so Ctrl-C may end the program where it stands; `bot.app` takes over later.
+    # Before the model is loaded Ctrl-C may end the program at any point; later `bot.app` handles signals.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         if options.command == "run":
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_serve(settings))
         return asyncio.run(_chat(settings, options.image, options.question))
     except KeyboardInterrupt:
-        return 130  # as a shell reports it
+        return 130  # a shell's status for Ctrl-C
     except BaseExceptionGroup as group:
         return _fail(_first(group))
     except Exception as error:
@@ -96,7 +96,7 @@ async def _setup(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _bench(settings: Settings, options: argparse.Namespace) -> int:
-    is_ours = options.against is not None and options.against == settings.engine_url  # nobody else gets its key
+    is_ours = options.against is not None and options.against == settings.engine_url  # the key goes to no other server
     key = settings.engine_api_key.get_secret_value() if is_ours and settings.engine_api_key is not None else None
     return await bench.run(options, model=settings.model, quantization=settings.quantization, against_api_key=key)
 
@@ -118,7 +118,7 @@ async def _chat(settings: Settings, image: str, question: str | None) -> int:
         print(printable(_what_is_opened(settings)), file=sys.stderr, flush=True)
     async with app.passing_chats(settings) as chats:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)  # from here on there is something to tidy up
+            signal.signal(number, signal.default_int_handler)  # from here on there is something to clean up
         if question is None:
             await TerminalAdapter(image).run(chats)
             return 0
@@ -165,7 +165,7 @@ def _first(group: BaseExceptionGroup) -> BaseException:
 
 
 def _fail(error: BaseException) -> int:
-    """Say why the program ends. An error that is meant for people has its sentence; any other goes to the log."""
+    """Report why the program ends, and return the exit status. An error for people has a sentence; any other is logged."""
     from adapters.base import AdapterError
     from bot.database import StoreError
     from model_server.errors import ModelServerError

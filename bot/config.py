@@ -1,8 +1,8 @@
 """Settings: read once, from the environment and from `.env`; the only module that reads the environment.
 
-Everything that is wrong is reported together, one plain sentence per problem, and no sentence shows a secret's value. A variable
-with our prefix that this version does not know is not an error, but it is told (`Settings.remarks`), because it may be a typing
-slip. What a variable was called in an earlier version is understood.
+All problems are reported together, one plain sentence each, and no sentence shows a secret's value. An unknown variable with our
+prefix is not an error, but it is reported (`Settings.remarks`), because it may be a typing error. Names of earlier versions still
+work.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from adapters.settings import AnyCase, PlatformSettings, check_token, plain_addr
 from bot import platforms
 
 PREFIX = "THREADSIGHT_"
-RENAMED = {  # what it was called in an earlier version -> what it is called now
+RENAMED = {  # name in an earlier version -> name now
     "THREADSIGHT_ENGINE_MAX_PICTURES": "THREADSIGHT_ENGINE_MAX_IMAGES",
     "THREADSIGHT_MAX_PICTURE_BYTES": "THREADSIGHT_MAX_IMAGE_BYTES",
 }
@@ -48,7 +48,7 @@ _ASYNC_DRIVERS = {
 
 
 class SettingsError(Exception):
-    """`problems` holds one plain sentence per thing that is wrong, each naming its variable."""
+    """The settings are wrong. `problems` has one plain sentence per problem, which names its variable."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -56,9 +56,9 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """Every setting of this version. A field's description is what `.env.example` says about it.
+    """Every setting of this version. A field's description is its text in `.env.example`.
 
-    `platforms` holds the settings of each platform by its name; one that is missing has its defaults.
+    `platforms` has the settings of each platform by name; a missing one has its defaults.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
@@ -172,12 +172,12 @@ class Settings(BaseModel):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Sentences for the person who runs the program: things that were set and have no effect."""
+        """Sentences for the operator about settings that have no effect."""
         return self._remarks
 
     @property
     def renamed(self) -> tuple[str, ...]:
-        """Sentences about what was set by an earlier version's name, and has its effect."""
+        """Sentences about settings that were given, with effect, by an earlier version's name."""
         return self._renamed
 
     @property
@@ -187,7 +187,7 @@ class Settings(BaseModel):
 
     @property
     def store_url(self) -> str:
-        """SQLAlchemy URL with an asyncio driver. It may hold a password: not for logs."""
+        """SQLAlchemy URL with an asyncio driver. It may contain a password: do not log it."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite+aiosqlite:///{self.data_dir / 'threadsight.db'}"
@@ -205,7 +205,7 @@ def _parse_role_numbers(text: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable of the environment, and the field that it fills: of the platform's settings, or of ours (None)."""
+    """An environment variable, and the field that it sets: of a platform's settings, or of `Settings` (None)."""
 
     name: str
     platform: str | None
@@ -215,7 +215,7 @@ class Variable:
 
 
 def variables() -> tuple[Variable, ...]:
-    """All that this version knows, in the order of `.env.example`."""
+    """All variables of this version, in the order of `.env.example`."""
     found: list[Variable] = []
     for platform in platforms.PLATFORMS:
         found += _variables_of(platform.settings, f"{PREFIX}{platform.name.upper()}_", platform.name)
@@ -254,7 +254,7 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
 
 
 def _read_environment(env_file: Path | None) -> dict[str, str]:
-    """What is set, by upper-case names; an empty value is none. Raises SettingsError."""
+    """The variables that are set, by upper-case name; an empty value counts as not set. Raises SettingsError."""
     try:
         from_file = dotenv_values(env_file, encoding="utf-8") if env_file is not None and env_file.is_file() else {}
     except (OSError, UnicodeDecodeError):
@@ -266,7 +266,7 @@ def _read_environment(env_file: Path | None) -> dict[str, str]:
 
 
 def _understand_old_names(given: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """Puts what was set by an old name under the new one. Returns a sentence for each, and old names by new ones."""
+    """Move values from old names to new ones. Returns a sentence for each, and the old names by new name."""
     sentences, called = [], {}
     for old, new in RENAMED.items():
         if old in given and new not in given:
@@ -327,7 +327,7 @@ def _remarks(settings: Settings, given: Mapping[str, str]) -> Iterator[str]:
 
 
 def render_env_example() -> str:
-    """The content of `.env.example`: every setting with its meaning and its default, all commented out."""
+    """The content of `.env.example`: every setting with its description and default, all commented out."""
     lines = ["# Threadsight's settings. Copy this file to .env and take the # off the lines that you change.", ""]
     for each in variables():
         default = "" if each.default is None else each.default

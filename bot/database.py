@@ -1,4 +1,4 @@
-"""Opening the database: SQLite in WAL mode, or PostgreSQL; at every start its tables are brought up to date."""
+"""Opens the database: SQLite in WAL mode, or PostgreSQL; every start migrates its tables."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-_CLAIM = int.from_bytes(b"thread-s")  # any number that nobody else takes for an advisory lock
+_CLAIM = int.from_bytes(b"thread-s")  # an advisory lock's number that no other program is likely to use
 
 
 class StoreError(Exception):
-    """The database cannot be opened; a sentence for the person who runs the program, without the URL's password."""
+    """The database cannot be opened. The message is a sentence for the operator, without the URL's password."""
 
 
 async def open_database(url: str) -> AsyncEngine:
-    """Connect, and bring the tables up to date. Raises StoreError."""
+    """Connect to the database and migrate its tables. `url` is SQLAlchemy's, with an asyncio driver. Raises StoreError."""
     parsed = make_url(url)
     is_sqlite = parsed.drivername.startswith("sqlite")
     where = parsed.database if is_sqlite else parsed.render_as_string(hide_password=True)
     try:
         if is_sqlite:
             await asyncio.to_thread(Path(parsed.database or "").parent.mkdir, parents=True, exist_ok=True)
-        # A connection to SQLite is a thread, and starting one holds up the event loop: a few that stay, and no more in a rush.
+        # A connection to SQLite is a thread, and starting one blocks the event loop: so a small pool, which does not grow.
         pool: dict[str, Any] = {"pool_size": 4, "max_overflow": 0} if is_sqlite else {"pool_pre_ping": True}
         engine = create_async_engine(url, hide_parameters=True, **pool)  # no message text in errors
     except ModuleNotFoundError:
@@ -54,11 +54,11 @@ async def open_database(url: str) -> AsyncEngine:
 
 
 async def claim_database(engine: AsyncEngine) -> AsyncConnection | None:
-    """Keep other programs away from a PostgreSQL database until the connection is closed, for they would answer the same open
-    questions. None for SQLite, which lies in a folder that one program at a time can have. Raises StoreError."""
+    """Lock a PostgreSQL database until the returned connection is closed: another program would answer the same open questions.
+    None for SQLite, whose folder is locked instead. Raises StoreError if another program has the database."""
     if engine.dialect.name != "postgresql":
         return None
-    connection = await (await engine.connect()).execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
+    connection = await (await engine.connect()).execution_options(isolation_level="AUTOCOMMIT")  # so that no transaction stays open
     if await connection.scalar(select(func.pg_try_advisory_lock(_CLAIM))):
         return connection
     await connection.close()
@@ -67,7 +67,7 @@ async def claim_database(engine: AsyncEngine) -> AsyncConnection | None:
 
 
 def _migrate(connection: Connection) -> None:
-    """Inside the connection's transaction: a start that is killed here leaves the tables as they were."""
+    """Migrate within the connection's transaction: if the program is killed here, the tables are unchanged."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -75,7 +75,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    # Python's sqlite3 would begin transactions late and never around DDL; so it begins none, and `_begin_sqlite` does.
+    # Python's sqlite3 begins transactions late, and none around DDL; so `_begin_sqlite` begins them instead.
     # https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable
     connection.isolation_level = None
     cursor = connection.cursor()

@@ -1,6 +1,6 @@
-"""`threadsight doctor`: looks at everything that a start needs, and says what to do about what is missing. It changes nothing.
+"""`threadsight doctor`: checks everything that a start needs, and says what to do about problems. It changes nothing.
 
-Each look is a `Finding` with one sentence; a bad one says what the person who runs the program can do.
+Each check yields a `Finding` with one sentence; a bad one says what the operator can do.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from bot.platforms import check_platforms
 from model_server.errors import ModelServerError
 from model_server.remote.connection import Connection, NotYet
 
-_ENOUGH_BYTES = 1_000_000_000  # on the disk of the data folder
+_ENOUGH_BYTES = 1_000_000_000  # free disk space in the data folder
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """One finding after the other, as they are made."""
+    """Yields the findings as they are made."""
     yield await asyncio.to_thread(_data_folder, settings.data_dir)
     yield await _database(settings.store_url)
     if settings.engine_url is None:

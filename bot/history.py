@@ -1,7 +1,7 @@
 """Fitting a chat into the context window.
 
-Rules: the oldest turns are left out first, and whole; the newest question and every picture always stay (a picture of a turn
-that is left out moves to the oldest question that stays); no more is left out than must be.
+Rules: the oldest turns are left out first, as a whole; the newest question and every picture always stay (a picture of a turn that
+is left out moves to the oldest question that stays); no more turns are left out than necessary.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ CountTokens = Callable[[Sequence[Message]], Awaitable[int]]
 
 
 async def fit_history(exchanges: Sequence[Exchange], max_tokens: int, num_prompt_tokens: CountTokens) -> FittedHistory:
-    """The messages of as many of the newest exchanges as make a prompt of at most `max_tokens`.
+    """Keep as many of the newest exchanges as fit into a prompt of `max_tokens` tokens.
 
-    The last exchange is the open question. Raises PromptTooLong when not even that one fits.
+    The last exchange is the open question. Raises PromptTooLong if not even that one fits.
     """
 
     async def drop(num_dropped: int) -> FittedHistory:
@@ -60,7 +60,7 @@ async def fit_history(exchanges: Sequence[Exchange], max_tokens: int, num_prompt
 
 
 def to_messages(exchanges: Sequence[Exchange], num_dropped: int) -> tuple[Message, ...]:
-    """Alternating messages without the oldest `num_dropped` exchanges, whose pictures move to the first question that is left."""
+    """Alternating messages without the oldest `num_dropped` exchanges, whose pictures move to the first remaining question."""
     images = tuple(image for exchange in exchanges[:num_dropped] for image in exchange.images)
     messages = []
     for exchange in exchanges[num_dropped:]:

@@ -1,8 +1,8 @@
 """The pictures of one message: attached files, then links in its text.
 
-Rules: what could not be fetched, decoded or used is named with its reason, and never counts as seen; nothing larger than the
-limit is downloaded; decoding happens off the event loop, two pictures at a time; a name is somebody else's text and is cleaned
-before it is shown.
+Rules: a picture that cannot be downloaded, decoded or used is named with the reason, and never counts as seen; nothing larger than
+the limit is downloaded; decoding happens off the event loop, two pictures at a time; names are untrusted and are cleaned before
+they are shown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ FetchLink = Callable[[str, int], Awaitable[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ReadImages:
-    """What became of the attachments: `used` in order, a sentence for each that failed, the names of those not needed any more."""
+    """The result of reading attachments: `used` in order, a sentence for each that failed, and the names of those that were not
+    needed."""
 
     used: tuple[tuple[Attachment, Image], ...] = ()
     failures: tuple[str, ...] = ()
@@ -41,7 +42,7 @@ class ReadImages:
 
 
 async def fetch_public_link(url: str, max_bytes: int) -> bytes:
-    """Download from a public address only; raises ImageError."""
+    """Download at most `max_bytes`, from public addresses only. Raises ImageError."""
     return await fetch_image_url(url, max_bytes=max_bytes)
 
 
@@ -52,7 +53,7 @@ class ImageReader:
         self._slots = asyncio.Semaphore(2)
 
     def candidates(self, text: str, attachments: Sequence[Attachment], *, has_image: bool) -> list[Attachment]:
-        """Attachments, and links that end like a picture; any other link only when there is no picture yet."""
+        """Attachments, and links that end like a picture's file name; other links only if there is no picture yet."""
         found = [replace(item, name=clean_name(item.name)) for item in attachments]
         resolved = {item.link for item in attachments}
         links = [link for link in dict.fromkeys(links_in(text)) if link not in resolved]
@@ -63,7 +64,7 @@ class ImageReader:
         return found
 
     async def read(self, candidates: Sequence[Attachment], num_wanted: int) -> ReadImages:
-        """Try the candidates in order until `num_wanted` pictures are good."""
+        """Try the candidates in order until `num_wanted` pictures are usable."""
         used: list[tuple[Attachment, Image]] = []
         failures: list[str] = []
         considered = candidates[:MAX_CANDIDATES]
@@ -79,7 +80,7 @@ class ImageReader:
         return ReadImages(tuple(used), tuple(failures))
 
     async def _read_one(self, candidate: Attachment) -> Image:
-        """Raises ImageError, whatever goes wrong."""
+        """Read one picture. Turns every error into ImageError."""
         async with self._slots:
             try:
                 check_size(candidate.size, self._max_bytes)
@@ -91,7 +92,7 @@ class ImageReader:
                 raise ImageError(candidate.name, f"{error}".rstrip(".") + ".") from None
             except TimeoutError:
                 raise ImageError(candidate.name, "it took too long to download.") from None
-            except Exception as error:  # without its text, which may hold a signed link
+            except Exception as error:  # without its text, which may contain a signed link
                 log.error("A picture could not be fetched: %s", type(error).__name__)
                 raise ImageError(candidate.name, "it could not be downloaded.") from None
             return await asyncio.to_thread(read_image, data, candidate.name, max_bytes=self._max_bytes)
@@ -104,7 +105,7 @@ class ImageReader:
 
 
 def links_in(text: str) -> list[str]:
-    """The http and https links in a text, without the punctuation of the sentence around them."""
+    """The http and https links in a text, without the sentence's punctuation."""
     links = []
     for match in _LINK.findall(text):
         link = match.rstrip(".,;:!?*_~")
@@ -120,7 +121,7 @@ def links_in(text: str) -> list[str]:
 
 
 def without_links(text: str, links: Sequence[str]) -> str:
-    """The text without these links, whose pictures stand beside it now."""
+    """The text without these links, whose pictures are attached now."""
     for link in sorted(links, key=len, reverse=True):
         text = text.replace(f"<{link}>", " ").replace(link, " ")
     return " ".join(text.split()) if links else text

@@ -1,9 +1,9 @@
-"""How much one person may ask: a number of questions within any 24 hours, and so many at the same time.
+"""Limits one person's questions: a number within any 24 hours, and a number at the same time.
 
-Rules: what may be asked counts at once, before its pictures are fetched, so that many questions do not slip through together. What
-was not answered after all (a refusal, a full queue, a failure) or was deleted does not count. What somebody asked
-before a restart counts, and forgetting one's data does not set the count back. The owner at the page or in the terminal is not
-limited. Of several roles with a limit the most generous counts, and it replaces the general limit.
+Rules: a question counts at once, before its pictures are downloaded, so that many at the same time cannot exceed the limit. A
+question that was not answered (a refusal, a full queue, a failure) or was deleted does not count. Questions from before a restart
+count, and forgetting one's data does not reset the count. The owner, at the page or in the terminal, is not limited. Of several
+roles with a limit the most generous one applies, in place of the general limit.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from adapters.phrases import quota_sentence
 
 OWNER = "local"
 WINDOW = timedelta(hours=24)
-_NUM_REMEMBERED = 10_000  # so many people are kept before those who have not asked for a day are looked for
+_NUM_REMEMBERED = 10_000  # above this, people who have not asked for a day are removed
 
 AskedSince = Callable[[str, str, datetime], Awaitable[Sequence[tuple[int, datetime]]]]
-"""The turns that an author on a platform has asked since then, oldest first, and when."""
+"""The ids and times of the turns that an author on a platform has asked since then, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None: no limit; and so in `per_role`, by role id."""
+    """Questions per 24 hours and at the same time. None: no limit, also in `per_role`, by role id."""
 
     per_day: int | None = None
     per_role: Mapping[str, int | None] = field(default_factory=dict)
@@ -35,13 +35,13 @@ class Limits:
         return _most_generous([self.per_role[role_id] for role_id in role_ids if role_id in self.per_role] or [self.per_day])
 
     def of_anybody(self) -> int | None:
-        """What somebody may ask at most whose roles are not known."""
+        """The highest limit that a person of unknown roles may have."""
         return _most_generous([self.per_day, *self.per_role.values()])
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One question of somebody's, from when it is accepted until its answer has ended."""
+    """One person's question, from its acceptance to the end of its answer."""
 
     person: tuple[str, str]  # platform, author id
     at: datetime
@@ -56,7 +56,7 @@ class _Person:
 
 
 class Shares:
-    """Who asked when, and how many questions of each person are unanswered."""
+    """Counts who asked when, and how many questions of each person are unanswered."""
 
     def __init__(self, limits: Limits, asked_since: AskedSince, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._limits = limits
@@ -71,23 +71,23 @@ class Shares:
         return self._quota(person, author.id)
 
     async def take(self, platform: str, author: Author) -> Ticket | str:
-        """A ticket for one more question, or a sentence for somebody who may not ask now."""
+        """Take a ticket for a new question. Returns a sentence instead if the person may not ask now."""
         person = await self._person(platform, author.id)
         person.role_ids = author.role_ids
         return self._take(person, platform, author.id)
 
     async def take_again(self, platform: str, author_id: str) -> Ticket | str:
-        """The same for a question of somebody's that is answered again, whose roles may not be known since a restart."""
+        """The same for a question that is answered again; after a restart the person's roles may be unknown."""
         return self._take(await self._person(platform, author_id), platform, author_id)
 
     async def take_open(self, platform: str, author_id: str) -> Ticket:
-        """A ticket for a question that was accepted before a restart: it counts already, and waits again."""
+        """Take a ticket for a question that was accepted before a restart: it counts already, and waits again."""
         person = await self._person(platform, author_id)
         person.num_waiting += 1
         return Ticket((platform, author_id), self._now())
 
     def give_back(self, ticket: Ticket, *, counts: bool) -> None:
-        """The question waits no more; `counts`: it was answered."""
+        """The question no longer waits. `counts`: it was answered."""
         person = self._people[ticket.person]
         person.num_waiting -= 1
         if not counts and ticket in person.asked:
@@ -99,7 +99,7 @@ class Shares:
             person.asked = [ticket for ticket in person.asked if ticket.turn_id != turn_id]
 
     def _take(self, person: _Person, platform: str, author_id: str) -> Ticket | str:
-        """Without a pause between the look and the count."""
+        """Check and count without an await in between."""
         most = self._limits.max_waiting_per_person
         if author_id != OWNER and most is not None and person.num_waiting >= most:
             questions = "a question" if most == 1 else f"{most} questions"
@@ -117,7 +117,7 @@ class Shares:
         limit = self._limits.of_anybody() if person.role_ids is None else self._limits.of(person.role_ids)
         if author_id == OWNER or limit is None:
             return Quota(num_used)
-        # One more is free when so many have left the window that fewer than the limit are in it.
+        # The next question is allowed when fewer than `limit` are in the window.
         next_at = person.asked[num_used - limit].at + WINDOW if 0 < limit <= num_used else None
         return Quota(num_used, limit, next_at)
 
@@ -126,7 +126,7 @@ class Shares:
         if key not in self._people:
             stored = await self._asked_since(platform, author_id, since)
             asked = [Ticket(key, at, turn_id) for turn_id, at in stored]
-            self._people.setdefault(key, _Person(asked))  # somebody else may have been quicker
+            self._people.setdefault(key, _Person(asked))  # another task may have been quicker
             if len(self._people) > self._sweep_at:
                 self._sweep(since, key)
         person = self._people[key]

@@ -1,4 +1,4 @@
-"""What the bot needs of a model: `model_server.loop.InferenceLoop` has it, and so has a remote engine or a test's double."""
+"""What the bot needs from a model. Implemented by `model_server.loop.InferenceLoop`, and by doubles in tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from model_server.types import ChatRequest, Message, ModelCapabilities, StreamEv
 
 
 class TokenStream(Protocol):
-    """The events of one request, ending with `Finished`; iterating raises EngineFailed when the engine broke."""
+    """The events of one request, ending with `Finished`. Iterating raises EngineFailed if the engine breaks."""
 
     def __aiter__(self) -> AsyncIterator[StreamEvent]: ...
 
@@ -22,16 +22,16 @@ class Model(Protocol):
     def capabilities(self) -> ModelCapabilities: ...
 
     def submit(self, request: ChatRequest) -> TokenStream:
-        """Return at once, or raise RequestRefused at once."""
+        """Queue a request. Returns at once. Raises RequestRefused or EngineFailed."""
 
     async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
-        """Length of the prompt that these messages make, image tokens and the system text included."""
+        """Length of the messages' prompt in tokens, image tokens and the system text included."""
 
 
 class LocalModel(Model, Protocol):
-    """A model with a life of its own, which the program starts and ends."""
+    """A model that the program starts and closes."""
 
     async def wait_failed(self) -> None:
-        """Return only by raising, when the model can no longer answer anything."""
+        """Wait until the model has failed for good, then raise."""
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The platforms, and what the program asks of all that are set up. Each is named here by one line and described in its folder."""
+"""The list of platforms, and what the program does with all that are set up. Each is one line here, and described in its folder."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from adapters.web.platform import PLATFORM as WEB
 PLATFORMS: tuple[PlatformDescription[Any], ...] = (DISCORD, SLACK, WEB)
 
 AllSettings = Mapping[str, PlatformSettings]
-"""By the platforms' names; one that is missing has its defaults."""
+"""Settings by platform name; a missing one has its defaults."""
 
 
 def platform_adapters(all_settings: AllSettings, host: Host) -> list[Adapter]:
-    """Of the platforms that are set up. Raises AdapterError, for example when a platform's package is missing."""
+    """Make the adapters of the platforms that are set up. Raises AdapterError, for example if a platform's package is missing."""
     adapters = []
     for platform, settings in _active(all_settings):
         try:
@@ -32,7 +32,7 @@ def platform_adapters(all_settings: AllSettings, host: Host) -> list[Adapter]:
 
 
 async def check_platforms(all_settings: AllSettings) -> AsyncIterator[Finding]:
-    """What a start of the platforms that are set up would meet."""
+    """Yields what a start of the platforms that are set up would find."""
     for platform, settings in _active(all_settings):
         try:
             async for finding in platform.check(settings):
@@ -44,7 +44,7 @@ async def check_platforms(all_settings: AllSettings) -> AsyncIterator[Finding]:
 
 
 async def setup_steps(all_settings: AllSettings, name: str, flags: frozenset[str]) -> str:
-    """How to bring the bot to the platform of that name. Raises LookupError when it has no steps."""
+    """The steps to set up the named platform. Raises LookupError if it has none."""
     for platform in PLATFORMS:
         if platform.name == name and platform.setup_steps is not None:
             return await platform.setup_steps(_settings_of(all_settings, platform), flags)

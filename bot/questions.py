@@ -1,4 +1,4 @@
-"""From a message to a question: its words, the pictures that can be used, and what has to be said about the others."""
+"""Turns a message into a question: its text, the usable pictures, and notices about the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ NEW_CHAT = "This is a new picture, so I started a new chat about it: I no longer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is written down of a message. `refusal` says why the model is not asked; `has_failures`: a picture cannot be used."""
+    """What is stored of a message. `refusal` says why the model is not asked (None: it is); `has_failures`: a picture cannot be
+    used."""
 
     question: str
     images: Sequence[Image]
@@ -30,12 +31,12 @@ class Question:
 
 class QuestionReader:
     def __init__(self, found: ImageReader, capabilities: Callable[[], ModelCapabilities]) -> None:
-        """`capabilities` of the model that will be asked; they may change when it comes back after a while."""
+        """`capabilities` returns those of the model that will be asked; a remote server's may change."""
         self._images = found
         self._capabilities = capabilities
 
     async def read(self, message: IncomingMessage, turns: Sequence[StoredTurn]) -> Question:
-        """What is asked, with the pictures that could be used, as the next turn after `turns`."""
+        """Read a message, with its usable pictures, as the next turn after `turns`."""
         known = _images_in_chat(turns)
         candidates = self._images.candidates(message.text, message.attachments, has_image=bool(known))
         if not candidates and not known and message.look_back is not None:
@@ -48,7 +49,7 @@ class QuestionReader:
             refusal = " ".join(found.failures)
         elif not candidates and not known:
             refusal = NO_IMAGE
-        images = [image for _, image in found.used if image.sha256 not in known]  # the same once more is not a new one
+        images = [image for _, image in found.used if image.sha256 not in known]  # a picture that the chat has already is not new
         starts_new_chat = bool(images) and len(known) + len(images) > max_images
         if starts_new_chat:
             images = [image for _, image in found.used]
@@ -63,7 +64,7 @@ class QuestionReader:
 
 
 def _images_in_chat(turns: Sequence[StoredTurn]) -> set[str]:
-    """SHA-256 of the pictures that the model looks at: those since the newest start."""
+    """SHA-256 of the pictures that the model sees: those since the newest start."""
     images: set[str] = set()
     for turn in turns:
         images = {*turn.image_ids} if turn.is_start else {*images, *turn.image_ids}

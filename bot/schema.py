@@ -1,9 +1,9 @@
-"""The tables. What changes here changes in `migrations/` as well; a test compares the two.
+"""The tables. A change here needs a migration in `migrations/`; a test compares the two.
 
-A chat row is one thread of a platform. A turn that brings a picture where no more pictures fit has `is_start` set: the model sees
-only the turns from the newest such turn on, while the thread keeps all of them. Pictures are rows of their own, keyed by the
-SHA-256 of their bytes, so that one picture in many turns is stored once. Where a platform keeps the messages, a turn says where its
-answer goes, which messages show it (`replies`), and whether all of it is known to stand there.
+A chat row is one thread of a platform. A turn with a picture that does not fit into the chat any more has `is_start` set: the model
+sees only the turns from the newest such turn on, while the thread keeps all of them. Pictures are separate rows, with the SHA-256
+of their bytes as the key, so that one picture in many turns is stored once. If the platform keeps the messages, a turn has its
+answer's destination, the messages that show it (`replies`), and whether all of it is known to be shown.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-RowId = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by itself only when the type is INTEGER
+RowId = BigInteger().with_variant(Integer(), "sqlite")  # SQLite assigns ids only if the type is INTEGER
 
 
 class CleanText(TypeDecorator[str]):
-    """Text without what a database cannot hold: PostgreSQL refuses NUL, and no UTF-8 has lone surrogates."""
+    """Text without characters that a database cannot store: PostgreSQL refuses NUL, and UTF-8 has no lone surrogates."""
 
     impl = Text
     cache_ok = True
@@ -41,7 +41,7 @@ class CleanText(TypeDecorator[str]):
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """Aware times, kept in UTC; SQLite forgets the zone, so it is put back."""
+    """Timezone-aware times, stored in UTC; SQLite loses the zone, so it is added again."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -99,7 +99,7 @@ class TurnRow(Row):
     workspace: Mapped[str]
     message_id: Mapped[str]
     author_id: Mapped[str]
-    destination: Mapped[str] = mapped_column("reply_place")  # what the column has been called since its first version
+    destination: Mapped[str] = mapped_column("reply_place")  # the column's name since its first version
     is_delivered: Mapped[bool]
     is_start: Mapped[bool]
     is_refused: Mapped[bool]
@@ -153,7 +153,7 @@ class RatingRow(Row):
 
 
 class NoteRow(Row):
-    """What an adapter keeps for itself."""
+    """A note that an adapter stores for itself."""
 
     __tablename__ = "notes"
 

@@ -1,8 +1,8 @@
-"""What is kept, in SQL: SQLite in WAL mode, or PostgreSQL.
+"""Stored chats, in SQL: SQLite in WAL mode, or PostgreSQL.
 
-Rules: a question is written down (PENDING) before it is answered, and its answer in one transaction when it has ended. A picture is
-stored once and goes with the last turn that shows it. All writers of the process take one lock, so that a picture is never deleted
-while another thread is about to refer to it; another process must not write to the same database.
+Rules: a question is stored (PENDING) before it is answered, and its answer in one transaction when it has ended. A picture is
+stored once, and deleted with the last turn that has it. All writers of the process take one lock, so that a picture is never
+deleted while another task is about to refer to it; no other process may write to the same database.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Store:
 
     @classmethod
     async def open(cls, url: str) -> Store:
-        """Connect, and bring the tables up to date. Raises StoreError."""
+        """Connect to the database and migrate its tables. Raises StoreError."""
         return cls(await open_database(url))
 
     async def claim(self) -> None:
-        """Be the only program over the database, until `close`. Raises StoreError."""
+        """Lock the database against other programs until `close`. Raises StoreError if another one has it."""
         self._claim = await claim_database(self._engine)
 
     async def close(self) -> None:
@@ -61,7 +61,7 @@ class Store:
         notices: Sequence[str] = (),
         refusal: str | None = None,
     ) -> StoredTurn:
-        """Write down a question, its pictures, and its chat where that is new; PENDING, or FAILED at once with a `refusal`."""
+        """Store a question, its pictures, and its chat if that is new. The turn is PENDING, or FAILED if there is a `refusal`."""
         now = datetime.now(UTC)
         async with self.writing() as session:
             chat = await session.scalar(select(ChatRow).where(is_thread(key)))
@@ -105,7 +105,7 @@ class Store:
         notices: Sequence[str] = (),
         refusal: str | None = None,
     ) -> StoredTurn | None:
-        """The turn as though this had been asked from the beginning; its answer goes. None when the turn is gone."""
+        """Replace a turn's question and delete its answer. Returns the new turn; None if the turn was deleted."""
         now = datetime.now(UTC)
         async with self.writing() as session:
             turn = await session.get(TurnRow, turn_id)
@@ -137,7 +137,7 @@ class Store:
         error: str | None = None,
         is_refused: bool = False,
     ) -> None:
-        """Commit how a turn ended, all of it at once. Does nothing when the turn was deleted meanwhile."""
+        """Store how a turn ended, in one transaction. Does nothing if the turn was deleted meanwhile."""
         now = datetime.now(UTC)
         async with self.writing() as session:
             turn = await session.get(TurnRow, turn_id)
@@ -149,13 +149,13 @@ class Store:
             turn.finished_at = turn.chat.updated_at = now
 
     async def drop_turn(self, turn_id: int) -> None:
-        """Forget a question, with its picture, and with its chat when that is empty now."""
+        """Delete a turn, its pictures, and its chat if that is empty now."""
         async with self.writing() as session:
             if turn := await session.get(TurnRow, turn_id):
                 await delete_turns(session, [turn])
 
     async def count_attempt(self, turn_id: int) -> None:
-        """Note that a turn is being answered once more after a restart."""
+        """Count one more attempt to answer a turn after a restart."""
         async with self.writing() as session:
             await session.execute(update(TurnRow).where(TurnRow.id == turn_id).values(num_attempts=TurnRow.num_attempts + 1))
 
@@ -171,7 +171,7 @@ class Store:
         return turns[0] if turns else None
 
     async def pending_turns(self) -> list[StoredTurn]:
-        """What was accepted and not answered, oldest first."""
+        """The accepted turns without an answer, oldest first."""
         return await self.turns(select(TurnRow).where(TurnRow.status == AnswerStatus.PENDING).order_by(TurnRow.id))
 
     async def read_turns(self, key: ThreadKey) -> list[StoredTurn]:
@@ -206,7 +206,7 @@ class Store:
             return chat_id is not None
 
     async def purge(self, untouched_since: datetime) -> int:
-        """Delete the chats that nobody touched since then and that wait for no answer; returns how many."""
+        """Delete the chats that are unchanged since then and have no pending turn. Returns how many."""
         waits = select(TurnRow.id).where(TurnRow.chat_id == ChatRow.id, TurnRow.status == AnswerStatus.PENDING)
         async with self.writing() as session:
             query = select(ChatRow.id).where(ChatRow.updated_at < untouched_since, ~waits.exists())
@@ -215,13 +215,13 @@ class Store:
             return len(chat_ids)
 
     async def read_image(self, key: ThreadKey, sha256: str) -> Image | None:
-        """A picture, provided that a turn of this thread shows it."""
+        """A picture of this thread; None if no turn of the thread has it."""
         shown = select(TurnImageRow).join(TurnRow).join(ChatRow).where(is_thread(key), TurnImageRow.image_sha256 == sha256)
         async with self.reading() as session:
             if await session.scalar(shown.limit(1)) is None:
                 return None
             row = await session.get_one(ImageRow, sha256)
-            # Rows are only made from an Image that model_server.images.read_image has checked.
+            # Rows are only made from images that model_server.images.read_image has checked.
             return Image(data=row.data, media_type=row.media_type, sha256=row.sha256, width=row.width, height=row.height)
 
     @asynccontextmanager
@@ -236,7 +236,7 @@ class Store:
 
 
 def shorten(text: str) -> str:
-    """The first words of a text, on one line."""
+    """The beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
 
@@ -266,7 +266,7 @@ async def image_ids_of(session: AsyncSession, condition: ColumnElement[bool]) ->
 
 
 async def delete_turns(session: AsyncSession, turns: Sequence[TurnRow]) -> None:
-    """Delete these, oldest first, with the pictures and chats that nothing is left of."""
+    """Delete these turns, oldest first, and the pictures and chats that are not used any more."""
     turn_ids, chat_ids = [turn.id for turn in turns], {turn.chat_id for turn in turns}
     for turn in turns:
         if turn.is_start:
@@ -279,14 +279,14 @@ async def delete_turns(session: AsyncSession, turns: Sequence[TurnRow]) -> None:
 
 
 async def _pass_start_on(session: AsyncSession, turn: TurnRow) -> None:
-    """What followed on a picture that goes must not be taken as though it were about the picture before that."""
+    """Move `is_start` to the next turn: turns about a deleted picture must not become turns about the picture before it."""
     later = select(TurnRow).where(TurnRow.chat_id == turn.chat_id, TurnRow.id > turn.id)
     if following := await session.scalar(later.order_by(TurnRow.id).limit(1)):
         following.is_start = True
 
 
 async def settle_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
-    """Call chats after their first question as it is now, and delete those that have none left."""
+    """Update the titles of chats to their first questions, and delete chats without turns."""
     for chat_id in chat_ids:
         first = select(TurnRow.question).where(TurnRow.chat_id == chat_id).order_by(TurnRow.id).limit(1)
         question = await session.scalar(first)

@@ -1,7 +1,7 @@
 """Chats on platforms that keep the messages themselves: implements `adapters.base.ThreadHandler`.
 
-Rules: a question that was edited is asked anew in its place, with the turns before it only; one that was deleted is forgotten. What
-runs is stopped first, and its listeners are told, before anything is deleted under it.
+Rules: an edited question is asked again in its place, with only the turns before it; a deleted one is forgotten. A running answer
+is stopped, and its listeners are told, before anything of it is deleted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bot.images import links_in, without_links
 from bot.questions import DEFAULT_QUESTION, Question
 from bot.turns import StoredTurn
 
-UNDELIVERED_FOR = timedelta(days=3)  # an answer that found no way to its place for so long surprises more than it helps
+UNDELIVERED_FOR = timedelta(days=3)  # after so long an answer would be more of a surprise than a help
 
 
 class ThreadChats(Chats):
@@ -31,7 +31,7 @@ class ThreadChats(Chats):
             before = [other for other in await self._store.read_turns(key) if other.turn_id < turn.turn_id]
             question = await self._questions.read(message, before)
             if turn.is_start and not question.is_start and question.refusal is None:
-                question = await self._questions.read(message, [])  # it was not about the picture before its own
+                question = await self._questions.read(message, [])  # so that it is not about an earlier picture
             if _says_the_same(turn, question):
                 return None
             if self._is_closing:
@@ -68,9 +68,9 @@ class ThreadChats(Chats):
             if turn is None:
                 return None
             await self._stop([turn])
-            turn = await self._store.get_turn(turn.turn_id) or turn  # it may have been shown in more messages meanwhile
+            turn = await self._store.get_turn(turn.turn_id) or turn  # more messages may show it now
             await self._store.drop_turn(turn.turn_id)
-            if not turn.answer:  # what was answered counts, or deleting one's questions would get round the limit
+            if not turn.answer:  # an answered question still counts, or deleting questions would evade the limit
                 self._shares.forget_turn(platform, turn.author_id, turn.turn_id)
             return turn.platform_turn
 
@@ -79,7 +79,7 @@ class ThreadChats(Chats):
         if found is None:
             return None
         async with self._lock(found.key):
-            turn = await self._store.get_turn(turn_id)  # what was waited for may have changed it
+            turn = await self._store.get_turn(turn_id)  # the answer that we waited for may have changed it
             return None if turn is None else await self._answer_again(turn)
 
     def running_turn(self, turn_id: int) -> Answer | None:
@@ -109,7 +109,7 @@ class ThreadChats(Chats):
         return sum([await self.delete_chat(key) for key in keys])
 
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
-        running = self._running(turn_id)  # what shows the earlier answer may come late
+        running = self._running(turn_id)  # this may still be about the earlier answer
         is_being_written = running is not None and running.ended is None and not running.is_stopped
         await self._thread_store.set_reply(turn_id, reply_ids, is_delivered=is_delivered and not is_being_written)
 
@@ -118,7 +118,7 @@ class ThreadChats(Chats):
         for turn in await self._thread_store.undelivered(platform, datetime.now(UTC) - UNDELIVERED_FOR):
             answer = self._running(turn.turn_id)
             newest: StoredTurn | None = turn
-            if answer is None and turn.status is AnswerStatus.PENDING:  # it has ended meanwhile, or is about to begin
+            if answer is None and turn.status is AnswerStatus.PENDING:  # it has just ended, or is about to begin
                 newest = await self._store.get_turn(turn.turn_id)
                 answer = self._running(turn.turn_id)
             if answer is None and newest is not None and newest.status is not AnswerStatus.PENDING:
@@ -144,7 +144,7 @@ class ThreadChats(Chats):
         await self._thread_store.write_note(platform, name, text)
 
     async def _stop(self, turns: Sequence[StoredTurn]) -> None:
-        """Stop what runs of these, and wait until it has ended."""
+        """Stop the running answers of these turns, and wait until they have ended."""
         running = [answer for turn in turns if (answer := self._running(turn.turn_id))]
         for answer in running:
             answer.stop()
@@ -153,7 +153,7 @@ class ThreadChats(Chats):
 
 
 def _says_the_same(turn: StoredTurn, question: Question) -> bool:
-    if question.has_failures:  # that a picture cannot be fetched any more is no change of the question
+    if question.has_failures:  # a picture that can no longer be downloaded does not change the question
         return _words(question.question) == _words(turn.question)
     image_ids = tuple(image.sha256 for image in question.images)
     is_refused = question.refusal is not None
@@ -161,5 +161,5 @@ def _says_the_same(turn: StoredTurn, question: Question) -> bool:
 
 
 def _words(question: str) -> str:
-    """Without links: of what is stored, those that were pictures have been taken out."""
+    """The words without links: stored questions do not have the links that were pictures."""
     return " ".join(without_links(question, links_in(question)).split()) or DEFAULT_QUESTION

@@ -1,4 +1,5 @@
-"""What is kept about platforms that keep the messages themselves: where answers stand, who asked, ratings, adapters' notes."""
+"""Stored data about platforms that keep the messages themselves: which messages show answers, who asked, ratings, adapters'
+notes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from bot.turns import StoredTurn
 
 
 class ThreadStore:
-    """More of what a `Store` holds; every change is one transaction under the store's lock."""
+    """More methods on a `Store`'s database. Every change is one transaction under the store's lock."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -22,7 +23,7 @@ class ThreadStore:
     # -- replies -----------------------------------------------------------------------------------------------------------
 
     async def find_message(self, platform: str, workspace: str, message_id: str) -> StoredTurn | None:
-        """The turn of which this message is the question or shows the answer."""
+        """The turn whose question or answer this message is; None if there is none."""
         turn = await self._store.find_turn(platform, workspace, message_id)
         if turn is not None:
             return turn
@@ -42,12 +43,12 @@ class ThreadStore:
                     await session.execute(insert(ReplyRow).values(turn_id=turn_id, position=position, message_id=message_id))
 
     async def set_undelivered(self, turn_id: int) -> None:
-        """The answer is about to be written anew."""
+        """Mark a turn as undelivered: its answer will be written again."""
         async with self._store.writing() as session:
             await session.execute(update(TurnRow).where(TurnRow.id == turn_id).values(is_delivered=False))
 
     async def undelivered(self, platform: str, since: datetime) -> list[StoredTurn]:
-        """What is to be answered or was answered since then, oldest first."""
+        """The undelivered turns that are pending or ended since then, oldest first."""
         is_recent = or_(TurnRow.status == AnswerStatus.PENDING, TurnRow.finished_at >= since)
         query = select(TurnRow).where(TurnRow.platform == platform, ~TurnRow.is_delivered, is_recent)
         return await self._store.turns(query.order_by(TurnRow.id))
@@ -65,7 +66,7 @@ class ThreadStore:
             return None if row is None else ThreadKey(row.platform, row.workspace, row.channel, row.thread)
 
     async def chats_in(self, platform: str, workspace: str, room: str) -> list[ThreadKey]:
-        """The chats whose thread or channel this is."""
+        """The chats whose thread or channel is `room`."""
         is_there = or_(ChatRow.thread == room, ChatRow.channel == room)
         async with self._store.reading() as session:
             rows = await session.scalars(
@@ -88,7 +89,7 @@ class ThreadStore:
     # -- people ------------------------------------------------------------------------------------------------------------
 
     async def asked_since(self, platform: str, author_id: str, since: datetime) -> list[tuple[int, datetime]]:
-        """The turns that somebody asked and that did not fail, oldest first, and when."""
+        """The ids and times of a person's turns that did not fail, oldest first."""
         query = select(TurnRow.id, TurnRow.created_at).where(TurnRow.platform == platform, TurnRow.author_id == author_id)
         is_counted = TurnRow.created_at > since, TurnRow.status != AnswerStatus.FAILED
         async with self._store.reading() as session:
@@ -99,7 +100,7 @@ class ThreadStore:
         return await self._store.turns(_turns_of(platform, author_id))
 
     async def forget(self, platform: str, author_id: str) -> int:
-        """Delete somebody's turns and ratings, and the chats that are empty then; returns how many turns."""
+        """Delete a person's turns and ratings, and the chats that are empty then. Returns how many turns."""
         async with self._store.writing() as session:
             turns = list(await session.scalars(_turns_of(platform, author_id)))
             of_platform = select(TurnRow.id).where(TurnRow.platform == platform)

@@ -1,4 +1,4 @@
-"""A turn as the rest of the bot sees it: one row of `turns` with its place, detached from the database."""
+"""A turn as the rest of the bot sees it: one row of `turns` with its thread, detached from the database."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot.schema import TurnRow
 
 @dataclass(frozen=True, slots=True)
 class StoredTurn:
-    """One row of `turns` with its place. A refused turn was never put to the model: its `error` says why."""
+    """One row of `turns` with its thread. A refused turn was never sent to the model; its `error` says why."""
 
     turn_id: int
     key: ThreadKey

@@ -1,8 +1,8 @@
-"""From a stored question to a stored answer.
+"""Answers a stored question and stores the answer.
 
-Rules: whatever happens, the answer ends with an event (when the program stops before the writer is done, `bot/chats.py` ends it),
-and the turn's row changes in one transaction or not at all. A turn stays PENDING only when the program stops before the answer has
-ended; it is then answered after the restart. An answer that is written again replaces the earlier one only when it succeeds.
+Rules: the answer always ends with an event (if the program stops before the writer is done, `bot/chats.py` ends it), and the turn's
+row changes in one transaction or not at all. A turn stays PENDING only if the program stops before the answer has ended; it is then
+answered after the restart. A regenerated answer replaces the earlier one only if it succeeds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CUT_NOTICE = "The answer stops here because it reached the longest length; ask m
 NO_IMAGE = "I need a picture to talk about: please send me one, and ask again."
 RESTART_NOTICE = "I am being restarted. Your question is kept, and I will answer it when I am back."
 _SECONDS_BETWEEN_TRIES = 1.0
-_AGAIN_TEMPERATURE = 0.8  # at the usual, low temperature the model would say the same again
+_AGAIN_TEMPERATURE = 0.8  # at the usual low temperature the model would repeat itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class AnswerWriter:
     model: Model
     max_new_tokens: int = 512
     temperature: float = 0.2
-    system: str | None = None  # what the model is told before every chat; None: what its template says by itself
+    system: str | None = None  # system text of every chat; None: the template's own
 
     async def write(self, turn: StoredTurn, answer: RunningAnswer, *, is_patient: bool = False, is_edited: bool = False) -> None:
-        """Answer `turn`, telling `answer`'s listeners.
+        """Answer `turn`, with events for `answer`'s listeners.
 
-        When the queue is full, a new question is taken back; `is_patient` waits for room instead, and one that `is_edited` is kept,
-        because it has its place in the chat already.
+        If the queue is full, a new question is removed again; `is_patient` waits for room instead, and an edited question
+        (`is_edited`) is kept, because it is part of the chat already.
         """
         is_again = turn.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED)
         try:
@@ -66,11 +66,11 @@ class AnswerWriter:
                     status = AnswerStatus.STOPPED
                 case _ as never:
                     assert_never(never)
-            token_ids = None if finished is None else finished.token_ids or None  # a remote engine gives none
+            token_ids = None if finished is None else finished.token_ids or None  # a remote engine gives no ids
             await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
             answer.end(status)
         except ShuttingDown:
-            pass  # as when the writer is cancelled
+            pass  # the same as when the writer is cancelled
         except QueueFull as error:
             if turn.status is AnswerStatus.PENDING and not is_edited:
                 await self._take_back(turn, answer)
@@ -84,7 +84,7 @@ class AnswerWriter:
             await self._fail(turn, answer, "Something went wrong on my side, and I could not answer. Please try again.")
 
     async def _ask(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
-        """Put the turn to the model and follow its stream; None when the answer was stopped before the stream could say so."""
+        """Send the turn to the model and follow its stream. None if the answer was stopped before the stream ended."""
         if answer.is_stopped:
             return None
         request, num_dropped = await self._request(turn, is_again=is_again)
@@ -119,10 +119,10 @@ class AnswerWriter:
             await asyncio.sleep(_SECONDS_BETWEEN_TRIES)
 
     async def _request(self, turn: StoredTurn, *, is_again: bool) -> tuple[ChatRequest, int]:
-        """The request for a turn, and how many older turns it leaves out. Raises RequestRefused."""
+        """Make the request for a turn. Also returns how many older turns it leaves out. Raises RequestRefused."""
         context_length = self.model.capabilities.context_length
         exchanges = await self._exchanges(turn)
-        if not any(exchange.images for exchange in exchanges):  # the question that brought it was taken back
+        if not any(exchange.images for exchange in exchanges):  # the question with the picture was removed
             raise RequestRefused(NO_IMAGE)
         room = context_length - min(self.max_new_tokens, max(1, context_length // 4))
         fitted = await fit_history(exchanges, room, partial(self.model.num_prompt_tokens, system=self.system))
@@ -134,12 +134,12 @@ class AnswerWriter:
         return ChatRequest(request_id, fitted.messages, sampling, self.system), fitted.num_dropped
 
     async def _exchanges(self, turn: StoredTurn) -> list[Exchange]:
-        """The chat of a turn from its first picture on, without what was never answered; `turn` is the open question."""
+        """The chat of a turn from its first picture on, without unanswered questions; `turn` is the open question."""
         turns = [other for other in await self.store.read_turns(turn.key) if other.turn_id <= turn.turn_id]
         start = max((index for index, other in enumerate(turns) if other.is_start), default=0)
         images: dict[str, Image] = {}
         exchanges = []
-        carried: tuple[Image, ...] = ()  # a picture whose own question failed belongs to the next question
+        carried: tuple[Image, ...] = ()  # a picture whose question failed belongs to the next question
         for other in turns[start:]:
             carried += await self._images(other, images)
             if other.turn_id == turn.turn_id:
@@ -181,7 +181,7 @@ class AnswerWriter:
 
 
 def leave_for_restart(turn: StoredTurn, answer: RunningAnswer) -> None:
-    """End the answer for its listeners and leave the row as it is: PENDING, or with the earlier answer."""
+    """End the answer for its listeners, and leave the row unchanged: PENDING, or with the earlier answer."""
     if turn.status is AnswerStatus.PENDING:
         answer.add_notice(RESTART_NOTICE)
         answer.end(AnswerStatus.PENDING)
@@ -190,5 +190,5 @@ def leave_for_restart(turn: StoredTurn, answer: RunningAnswer) -> None:
 
 
 def first_notices(turn: StoredTurn) -> Sequence[str]:
-    """The notices that a turn had before it was answered, for writing its answer again."""
+    """The notices that a turn had before its answer, for when it is answered again."""
     return [notice for notice in turn.notices if notice != CUT_NOTICE]

@@ -1,7 +1,8 @@
 """`LLaVAChatBot`: chat about a picture from a script or a notebook, in plain calls that block.
 
-The class and its method names are those of the tutorial that this project grew from. It is a thin front of the same `InferenceLoop`
-that serves everybody else, run on an event loop in a thread of its own, so that it also works where an event loop already runs.
+The class and its method names are those of the tutorial that this project grew from. It is a thin wrapper around the same
+`InferenceLoop` that everything else uses, run on an event loop in its own thread, so that it also works where an event loop already
+runs.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class LLaVAChatBot:
         self._inference: InferenceLoop | None = None
         self._events = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._events.run_forever, name="threadsight-chatbot", daemon=True)
-        self._thread.start()  # a daemon, like the engine's thread: a script that never closes us still ends
+        self._thread.start()  # a daemon, like the engine's thread: a script that never calls `close` still exits
         try:
             self.load_models(model_path, device_map=device_map, load_in_8_bit=load_in_8_bit, **quant_kwargs)
         except BaseException:
@@ -62,11 +63,11 @@ class LLaVAChatBot:
             raise
 
     def load_models(self, model_path: str, device_map: str = "auto", load_in_8_bit: bool = True, **quant_kwargs: Any) -> None:
-        """Load a model; one that was loaded before is let go, and its chat with it."""
+        """Load a model. The one loaded before is freed, and its chat forgotten. Raises `ModelLoadError`."""
         load_in_8_bit = load_in_8_bit and not quant_kwargs.get("load_in_4bit")
         if load_in_8_bit and not torch.cuda.is_available() and not quantization.is_available():
             _log.warning("8 bit needs the extra `quantization`: the model is used in full precision.")
-            load_in_8_bit = False  # the default, which must not keep anybody from a first try
+            load_in_8_bit = False  # it is the default, and must not make a first try fail
         options = {"load_in_8bit": load_in_8_bit, **quant_kwargs}
         self._let_go()
         self._messages = None
@@ -75,7 +76,7 @@ class LLaVAChatBot:
         self._inference = self._wait(_started(PackedEngine(checkpoint, max_running=1)))
 
     def setup_image(self, img_path: str | Path) -> None:
-        """Take the picture for the next chat from a file or an http(s) link. Raises `PictureError`."""
+        """Take the picture for the next chat from a file or an http(s) link. Raises `ImageError`."""
         text = str(img_path)
         if text.startswith(("http://", "https://")):
             self._image = read_image(self._wait(fetch_image_url(text)), text.partition("?")[0].rpartition("/")[2] or "the link")
@@ -95,8 +96,8 @@ class LLaVAChatBot:
     ) -> str:
         """Forget the last chat, ask `prompt` about a picture, and return the answer. Raises a `ModelServerError`.
 
-        `system` is what the model is told before the whole chat, in place of what its template says there by itself.
-        `kwargs` can be `top_p` and `top_k`. `use_cache` is there for the tutorial's sake: keys and values are always cached.
+        `system` replaces the template's own system text. `kwargs` can be `top_p` and `top_k`. `use_cache` is accepted as in the
+        tutorial and ignored: keys and values are always cached.
         """
         sampling = _sampling(do_sample, temperature, max_new_tokens, kwargs)
         self.setup_image(img_path)
@@ -117,7 +118,8 @@ class LLaVAChatBot:
         use_cache: bool = True,
         **kwargs: Any,
     ) -> str:
-        """Ask again in the same chat. Raises RuntimeError when there is none; else as `start_new_chat`."""
+        """Ask again in the same chat, and return the answer. Raises RuntimeError when there is no chat; otherwise as
+        `start_new_chat`."""
         if self._messages is None:
             raise RuntimeError(_NO_CHAT)
         sampling = _sampling(do_sample, temperature, max_new_tokens, kwargs)
@@ -138,7 +140,7 @@ class LLaVAChatBot:
         return finished.text.strip()
 
     def get_conv_text(self) -> str:
-        """The whole chat as the model reads it, with `<image>` where the picture stands."""
+        """The whole chat as the model reads it, with `<image>` in the picture's place."""
         if self._messages is None or self._template is None:
             raise RuntimeError(_NO_CHAT)
         return self._template.text(self._messages, self._system)
@@ -159,11 +161,11 @@ class LLaVAChatBot:
         self.close()
 
     def _let_go(self) -> None:
-        """Free the model's memory now, for another model may be loaded next."""
+        """Free the model's memory now, because another model may be loaded next."""
         if self._inference is not None:
             self._wait(self._inference.close())
             self._inference = None
-            gc.collect()  # the loop and its engine hold each other
+            gc.collect()  # the loop and its engine reference each other
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

@@ -1,7 +1,7 @@
 """From token ids to text, piece by piece.
 
-Invariant: the pieces, joined, are exactly `decode(all ids)`. A piece is held back while its last character is not finished: while a
-run of byte tokens goes on (one invalid byte changes how the whole run is decoded), or while the text ends in U+FFFD.
+Invariant: the pieces, joined, are exactly `decode(all ids)`. A piece is held back while its last character may be incomplete:
+during a run of byte tokens (one invalid byte changes how the whole run is decoded), or while the text ends in U+FFFD.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _REPLACEMENT = "\ufffd"
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """The text of an answer: without special tokens such as `</s>`, spaces as the model wrote them."""
+    """Decode an answer's ids: without special tokens such as `</s>`, with spaces as the model wrote them."""
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
 
 
 class Detokenizer:
-    """One answer's text. `add` gives what became readable, `flush` the rest."""
+    """Decodes one answer incrementally. `add` returns the text that became complete (may be ""), `flush` the rest at the end."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
         self._special_ids = set(tokenizer.all_special_ids)
-        self._context: list[int] = []  # the last id whose text was given out: decoders treat the very first token differently
+        self._context: list[int] = []  # the last id whose text was returned: decoders treat the first token differently
         self._held: list[int] = []
 
     def add(self, token_id: int) -> str:

@@ -1,4 +1,4 @@
-"""How answers are generated: the `Engine` that the inference loop drives. Free of torch, for an engine may also be far away."""
+"""How answers are generated: the `Engine` that the inference loop drives. Does not import torch: an engine may also be remote."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from model_server.types import FinishReason, Message, ModelCapabilities, Samplin
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """News of one request: the text that became readable with these ids, and how it ended if it did.
+    """New output of one request: the text that these ids completed, and the finish reason if it has ended.
 
-    An `error` that is a `ModelServerError` holds the sentence for the person who asked; any other text is for the log. `usage`
-    comes with the end, from an engine that counts for itself because it gives no ids.
+    An `error` that is a `ModelServerError` has a sentence for the person who asked; any other is for the log. `usage` is set with
+    the finish reason by engines that give no ids and count by themselves; otherwise None.
     """
 
     request_id: str
@@ -32,34 +32,36 @@ OnFailure = Callable[[BaseException], None]
 
 
 class Engine(Protocol):
-    """Methods block unless they say otherwise, and may be called from any thread. Callbacks come from the engine's own thread."""
+    """Generates answers. Methods block unless they say otherwise, and may be called from any thread. Callbacks are called on the
+    engine's own thread."""
 
     @property
     def capabilities(self) -> ModelCapabilities: ...
 
     @property
     def cache_capacity(self) -> int:
-        """What the requests that run at the same time may cost together; known once the engine has started."""
+        """The most that all running requests may cost together, in the engine's own unit. Known after `start`."""
 
     def cache_cost(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
-        """What a request may come to occupy, in the unit of `cache_capacity`. Does not block."""
+        """The most that a request can occupy, in the unit of `cache_capacity`. Does not block."""
 
     def start(self, on_outputs: OnOutputs, on_failure: OnFailure) -> None:
-        """Raises `ModelLoadError`. Called once, and again after each `unload`. `on_failure` is called at most once, when the engine
-        broke and will never answer again."""
+        """Load the model if needed, and begin to serve. Called once, and again after each `unload`. Raises `ModelLoadError`.
+        `on_failure` is called at most once, when the engine has broken for good."""
 
     def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
-        """Tokens of the prompt, pictures and system text included. Fast for a chat whose earlier messages were counted before."""
+        """Length of the prompt in tokens, pictures and system text included. Fast when the chat's earlier messages were counted
+        before. Raises `RequestRefused`, or ValueError for messages out of order."""
 
     def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
-        """Begin to answer. `request_id` was never used before."""
+        """Begin to answer. `request_id` must never have been used before. Raises `ModelServerError`."""
 
     def cancel(self, request_id: str) -> None:
-        """Free the request within one step; nothing more is heard of it. Does not block."""
+        """Free the request within one step; no more output follows. Does not block."""
 
     def unload(self) -> None:
-        """Give back the memory of the model and its cache, while no request runs. `start` loads them again; until then prompts can
-        be counted and costs be told as before."""
+        """Free the memory of the model and its cache. Called while no request runs. `start` loads them again; until then prompts
+        can still be counted and costs computed."""
 
     def stop(self) -> None:
-        """End at once. Safe to call twice."""
+        """Stop at once. Safe to call twice."""

@@ -1,7 +1,7 @@
-"""What can go wrong at the model server, each with a sentence that may be shown to the person who asked.
+"""The model server's errors, each with a sentence that may be shown to the person who asked.
 
 ModelServerError
-|-- PictureError          a picture (or a link to one) cannot be used; names it and the reason
+|-- ImageError            a picture (or a link to one) cannot be used; names it and the reason
 |-- RequestRefused        nothing was started
 |   |-- QueueFull
 |   |-- PromptTooLong
@@ -18,7 +18,7 @@ class ModelServerError(Exception):
 
 
 class ImageError(ModelServerError):
-    """A picture that cannot be used: `name` as its owner knows it, `reason` as the rest of a sentence."""
+    """A picture that cannot be used: `name` as its owner knows it, `reason` as the rest of a sentence, with its full stop."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"I could not use {name}: {reason}")
@@ -35,7 +35,7 @@ class QueueFull(RequestRefused):
 
 
 class PromptTooLong(RequestRefused):
-    """The numbers are 0 when only a server far away knows them."""
+    """The prompt does not fit. The numbers are 0 when only a remote server knows them."""
 
     def __init__(self, num_tokens: int = 0, max_tokens: int = 0) -> None:
         size = f": {num_tokens} tokens, and I can take {max_tokens}" if num_tokens else ""

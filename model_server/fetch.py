@@ -1,8 +1,8 @@
-"""Pictures behind links, fetched without letting the link reach inside.
+"""Downloads pictures from links, without letting a link reach internal addresses (SSRF).
 
-Whoever writes a link must not be able to make this machine talk to itself or to its neighbours. So every address, literal or from
-DNS, is checked at the moment of connecting (the connection goes to the very address that was checked), again after each redirect;
-time, redirects and bytes are bounded.
+A link must not make this machine connect to itself or to its local network. So every address, literal or from DNS, is checked when
+connecting (the connection uses the same address that was checked), and again after each redirect. Time, redirects and bytes are
+bounded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _PRIVATE = "the link leads to a private or local address, and I do not follow th
 
 
 def is_public_address(address: IpAddress) -> bool:
-    """False for private, loopback, link-local, shared (CGNAT), reserved and multicast addresses, also inside IPv6 ones."""
+    """Whether an address is on the public internet.
+
+    False for private, loopback, link-local, shared (CGNAT), reserved and multicast addresses, also when embedded in an IPv6 address
+    (mapped, 6to4, Teredo, NAT64). Ranges: https://www.iana.org/assignments/iana-ipv4-special-registry."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if address in _NAT64:
@@ -43,7 +46,7 @@ class _AddressRefused(OSError):
 
 
 class _CheckedResolver(AbstractResolver):
-    """Resolves a name and refuses it when any of its addresses is not allowed."""
+    """Resolves a host name, and refuses it if any of its addresses is not allowed."""
 
     def __init__(self, resolver: AbstractResolver, is_allowed: Callable[[IpAddress], bool]) -> None:
         self._resolver = resolver
@@ -67,7 +70,10 @@ async def fetch_image_url(
     is_allowed: Callable[[IpAddress], bool] = is_public_address,
     resolver: AbstractResolver | None = None,
 ) -> bytes:
-    """The bytes behind a link. Raises `PictureError`, whose name is the link without its query, for it may hold secrets."""
+    """Download the bytes behind an http(s) link: at most `max_bytes`, within `timeout_seconds` in all. Does not decode them.
+
+    Raises `ImageError`, named after the link without its query, which may hold secrets. `is_allowed` decides for each address;
+    `resolver` None is the system's."""
     name = _shown(url)
     checked = _CheckedResolver(resolver or aiohttp.ThreadedResolver(), is_allowed)
     connector = aiohttp.TCPConnector(resolver=checked, use_dns_cache=False)
@@ -77,7 +83,7 @@ async def fetch_image_url(
             aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a small compressed answer must not become a large one
+                auto_decompress=False,  # a small compressed answer must not become a large one (a "zip bomb")
                 headers={"User-Agent": "Threadsight", "Accept": "image/*", "Accept-Encoding": "identity"},
             ) as session,
         ):
@@ -120,7 +126,7 @@ def _check(target: URL, name: str, is_allowed: Callable[[IpAddress], bool]) -> N
     try:
         address = ipaddress.ip_address(target.host.partition("%")[0])
     except ValueError:
-        return  # a name: checked when it is resolved
+        return  # a host name: checked when it is resolved
     if not is_allowed(address):
         raise ImageError(name, _PRIVATE)
 

@@ -1,8 +1,8 @@
 """Pictures, from untrusted bytes to RGB.
 
-A picture is judged by its bytes, never by its name or announced type. Its size is checked before anything is decoded, it is decoded
-once in full before it is accepted, and whatever is wrong with it becomes a `PictureError` that names it and the reason. These
-functions compute for up to seconds: call them off the event loop.
+A picture is judged by its bytes, never by its name or announced type. Its size is checked before it is decoded, and it is decoded
+once in full before it is accepted. Every problem becomes an `ImageError` with the picture's name and the reason. These functions
+may compute for seconds: call them off the event loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import ImageOps
 from model_server.errors import ImageError
 from model_server.types import Image
 
-MAX_PIXELS = 64_000_000  # a 48-megapixel photograph passes; decoded it takes 192 MB
+MAX_PIXELS = 64_000_000  # a 48-megapixel photograph passes; decoded, the limit takes 192 MB
 MAX_BYTES = 25 * 1024 * 1024
 _MAX_NAME_LENGTH = 60
 
@@ -34,7 +34,7 @@ _MEDIA_TYPES = {
     "AVIF": "image/avif",
     "HEIF": "image/heic",
 }
-# Only these decoders are offered the bytes: every decoder is attack surface. (MPO, several JPEGs in one, is opened as JPEG.)
+# Only these decoders see the bytes: every decoder is attack surface. (MPO, several JPEGs in one file, is opened as JPEG.)
 _DECODERS = tuple(kind for kind in _MEDIA_TYPES if kind != "MPO")
 _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
@@ -42,7 +42,7 @@ pillow_heif.register_heif_opener()
 
 
 def clean_name(name: str) -> str:
-    """A file name as it can be shown: one line, no control or direction-changing characters, at most 60 characters."""
+    """Make a file name safe to show: one line, no control or direction-changing characters, at most 60 characters."""
     visible = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in name)
     short = " ".join(visible.split())
     if len(short) > _MAX_NAME_LENGTH:
@@ -51,7 +51,10 @@ def clean_name(name: str) -> str:
 
 
 def read_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image:
-    """Check a picture and describe it. Raises `PictureError`."""
+    """Check an encoded picture by decoding it, and describe it. Blocks for up to seconds.
+
+    `name` is what messages call it. `max_pixels` limits width times height, `max_bytes` the file. Raises `ImageError` for anything
+    that is not a usable PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC."""
     name = clean_name(name)
     if not data:
         raise ImageError(name, "the file is empty.")
@@ -63,13 +66,13 @@ def read_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_byte
     media_type = _MEDIA_TYPES[pil.format or "PNG"]
     try:
         rgb = _to_rgb(pil)
-    except Exception as error:  # decoders fail in many ways, and all of them mean the same to the sender
+    except Exception as error:  # decoders raise many things, which all mean the same to the sender
         raise ImageError(name, "the file is damaged or cut off.") from error
     return Image(data, media_type, hashlib.sha256(data).hexdigest(), rgb.width, rgb.height)
 
 
 def to_pil(image: Image) -> PilImage.Image:
-    """The decoded picture as RGB: first frame, turned as EXIF says, transparency on white."""
+    """Decode to RGB: the first frame, rotated by its EXIF orientation, transparency on white. Blocks for up to seconds."""
     return _to_rgb(PilImage.open(io.BytesIO(image.data), formats=_DECODERS))
 
 
@@ -103,7 +106,7 @@ def _to_rgb(pil: PilImage.Image) -> PilImage.Image:
     pil.load()
     try:
         pil = ImageOps.exif_transpose(pil)
-    except Exception:  # broken EXIF data does not make a picture useless
+    except Exception:  # a picture with broken EXIF data is still usable
         pil.getexif().clear()
     if pil.mode.startswith("I;16") or pil.mode in ("I", "F"):
         pil = _to_eight_bit(pil)
@@ -115,7 +118,7 @@ def _to_rgb(pil: PilImage.Image) -> PilImage.Image:
 
 
 def _to_eight_bit(pil: PilImage.Image) -> PilImage.Image:
-    """Pillow's own conversion of deep greyscale clips at 255 instead of scaling."""
+    """Scale deep greyscale to 8 bits; Pillow's own conversion clips at 255 instead."""
     values = np.nan_to_num(np.asarray(pil).astype(np.float32))
     top = 1.0 if values.max() <= 1 and pil.mode == "F" else 255.0 if values.max() <= 255 and pil.mode != "I;16" else 65535.0
     return PilImage.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The model on this machine, ready to answer: the one function that the program calls."""
+"""Opens a model on this machine: the one function that the program calls."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ async def open_local(
     cache_tokens: int | None = None,
     idle_unload_seconds: float = 0,
 ) -> InferenceLoop:
-    """Load `model` (`tiny`, a hub id or a folder) without blocking the event loop, and start it. Raises `ModelLoadError`.
+    """Load `model` (`tiny`, a hub id or a folder) without blocking the event loop, and start its loop. Raises `ModelLoadError`.
 
-    `revision` is a branch, tag or commit on the hub. What the model takes of the memory is logged.
+    `revision` is a branch, tag or commit on the hub. The model's memory use is logged.
 
-    The caller closes the loop. At most `max_running` answers are written at a time and `max_queue` requests wait;
-    `cache_tokens` bounds the key-value cache (None: sized by the memory that is there). After `idle_unload_seconds` without a
-    question the model leaves the memory until the next one (0: never).
+    The caller closes the loop. At most `max_running` answers are written at a time, and `max_queue` requests wait. `cache_tokens`
+    is the size of the key-value cache in tokens (None: chosen by the free memory). After `idle_unload_seconds` without a question
+    the model is unloaded until the next one (0: never).
     """
 
     def load() -> Checkpoint:

@@ -1,10 +1,10 @@
 """The one inference loop: a bounded queue in front of the engine.
 
-Whatever cannot be answered is refused at once: a full queue, a prompt that can never fit, a shutdown. The rest waits in order of
-arrival until the engine has a place and enough cache for the whole answer, so that a running answer is never pushed out. When the
-engine breaks, everybody who waits or runs is told at once, and `wait_failed` raises. When nobody asks for a while, the model may
-leave the memory; whoever asks next waits until it is back, and is told so. All methods belong to one event loop's thread; whatever
-blocks runs in other threads.
+A request that cannot be answered is refused at once: the queue is full, the prompt can never fit, or the loop shuts down. Others
+wait in order of arrival until fewer than `max_running` run and the cache has room for the whole answer, so that a running answer is
+never evicted. When the engine breaks, all waiting and running requests fail at once, and `wait_failed` raises. After a while
+without requests the model may be unloaded; the next request waits until it is loaded again, and its listener is told. Call all
+methods on one event loop's thread; blocking work runs in other threads.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from model_server.stream import TokenStream
 from model_server.types import ChatRequest, FinishReason, Message, ModelCapabilities, Queued
 
 _log = logging.getLogger(__name__)
-_MAX_CHARACTERS_PER_TOKEN = 24  # longer texts than context * this cannot fit, and are not even tokenized
-_NEWEST_WEIGHT = 0.3  # of the last answer's duration in the running mean behind the estimated wait
+_MAX_CHARACTERS_PER_TOKEN = 24  # a text longer than context length * this cannot fit, and is not tokenized
+_NEWEST_WEIGHT = 0.3  # weight of the last answer's duration in the moving average that estimates the wait
 _FAILED = "Something went wrong in the model. Please try again."
 _SHUTTING_DOWN = "I am shutting down right now. Please try again in a moment."
 
@@ -42,7 +42,11 @@ class _Job:
 
 
 class InferenceLoop:
-    """Use: `await start()`, then `submit`, then `await drain(...)` and `await close()`."""
+    """Queues requests for an engine. Use: `await start()`, then `submit`, then `await drain(...)` and `await close()`.
+
+    At most `max_queue` requests wait and `max_running` run. After `idle_unload_seconds` without requests the model is unloaded (0:
+    never).
+    """
 
     def __init__(self, engine: Engine, *, max_queue: int = 64, max_running: int = 16, idle_unload_seconds: float = 0) -> None:
         self._engine = engine
@@ -71,19 +75,21 @@ class InferenceLoop:
 
     @property
     def num_waiting(self) -> int:
+        """Number of requests in the queue."""
         return len(self._waiting)
 
     @property
     def num_running(self) -> int:
+        """Number of requests that are being answered."""
         return len(self._running)
 
     @property
     def is_loaded(self) -> bool:
-        """False while the model has left the memory, and until it is back."""
+        """Whether the model is in memory. False while it is unloaded or being loaded."""
         return self._is_loaded
 
     async def start(self) -> None:
-        """Raises `ModelLoadError`."""
+        """Load the model and accept requests. Raises `ModelLoadError`."""
         await self._load()
         self._is_accepting = True
         if self._idle_unload_seconds:
@@ -104,11 +110,18 @@ class InferenceLoop:
         self._is_loaded = True
 
     async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
-        """How many tokens a chat's prompt has, pictures and system text included. The answer needs room in the context, too."""
+        """Length of a chat's prompt in tokens, pictures and system text included. The answer needs room in the context, too.
+
+        Raises ValueError unless the roles alternate and the last message is the user's; `RequestRefused` for a picture that the
+        model cannot take.
+        """
         return await asyncio.to_thread(self._engine.num_prompt_tokens, messages, system)
 
     def submit(self, request: ChatRequest) -> TokenStream:
-        """Queue a request. Raises `QueueFull`, `PromptTooLong`, `ShuttingDown`, another `RequestRefused`, or `EngineFailed`."""
+        """Queue a request and return its stream at once. `max_new_tokens` may be lowered to what fits the context and the cache.
+
+        Raises `QueueFull`, `PromptTooLong`, `ShuttingDown`, another `RequestRefused`, or `EngineFailed`.
+        """
         if self._failure is not None:
             raise self._failure
         if not self._is_accepting:
@@ -126,7 +139,7 @@ class InferenceLoop:
         return stream
 
     async def drain(self, timeout_seconds: float) -> bool:
-        """Accept nothing more, refuse what waits, and let what runs finish. Returns whether all of it did, in time."""
+        """Accept no more requests, refuse the waiting ones, and let the running ones finish. Returns whether all did in time."""
         self._is_accepting = False
         while self._waiting:
             self._waiting.popleft().stream.fail(ShuttingDown(_SHUTTING_DOWN))
@@ -139,7 +152,7 @@ class InferenceLoop:
         return True
 
     async def close(self) -> None:
-        """End now: whatever still waits or runs gets `ShuttingDown`. Safe to call twice."""
+        """Stop the engine now: waiting and running requests fail with `ShuttingDown`. Safe to call twice."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -150,16 +163,16 @@ class InferenceLoop:
             self._tasks.add(self._sleeper)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(self._beside, self._engine.stop)
-        await asyncio.to_thread(self._beside.shutdown)  # a thread that lingers would keep the engine
+        await asyncio.to_thread(self._beside.shutdown)  # a lingering thread would keep the engine in memory
 
     async def wait_failed(self) -> Never:
-        """Raises `EngineFailed` when the engine has broken; until then it waits."""
+        """Wait until the engine breaks, then raise `EngineFailed`."""
         await self._has_failed.wait()
         assert self._failure is not None
         raise self._failure
 
     def _measure(self, request: ChatRequest) -> tuple[int, int, int]:
-        """Prompt tokens, room for the answer, cache cost; refuses what can never be answered."""
+        """Returns prompt tokens, most tokens of the answer, cache cost. Raises `RequestRefused` for what can never be answered."""
         capabilities = self.capabilities
         num_images = sum(len(message.images) for message in request.messages)
         if num_images > capabilities.max_images_per_chat:
@@ -173,7 +186,7 @@ class InferenceLoop:
             raise PromptTooLong(num_tokens, max_prompt)
         max_new_tokens = min(request.sampling.max_new_tokens, capabilities.context_length - num_tokens)
         capacity = self._engine.cache_capacity
-        # An answer may be cut short by a small cache, but not to nothing.
+        # A small cache may shorten the answer, but not to nothing.
         while max_new_tokens > 1 and self._engine.cache_cost(num_tokens, max_new_tokens) > capacity:
             max_new_tokens //= 2
         cost = self._engine.cache_cost(num_tokens, max_new_tokens)
@@ -182,7 +195,7 @@ class InferenceLoop:
         return num_tokens, max_new_tokens, cost
 
     def _advance(self) -> None:
-        """Start what can be started, and tell the others where they stand."""
+        """Start the requests that can run, and tell the others their positions."""
         while self._is_loaded and self._waiting and len(self._running) < self._max_running:
             free = self._engine.cache_capacity - sum(job.cost for job in self._running.values())
             if self._waiting[0].cost > free:
@@ -201,7 +214,7 @@ class InferenceLoop:
             self._fail(error)
 
     async def _unload_once(self) -> None:
-        """Wait until nobody has asked for long enough, unload the model, and load it again for the next one."""
+        """Wait until there was no request for long enough, unload the model, and load it again for the next request."""
         await self._is_idle.wait()
         self._has_work.clear()
         with contextlib.suppress(TimeoutError):
@@ -216,7 +229,7 @@ class InferenceLoop:
             await self._wake()
 
     async def _wake(self) -> None:
-        """Load the model as soon as somebody asks. When it cannot be loaded, those who wait are told; the next one tries again."""
+        """Wait for a request, then load the model. If that fails, all waiting requests fail, and the next one tries again."""
         while not self._waiting:
             self._has_work.clear()
             await self._has_work.wait()
@@ -251,7 +264,7 @@ class InferenceLoop:
         except Exception as error:
             _log.error("a request could not be started: %s", type(error).__name__)
             job.stream.fail(error if isinstance(error, ModelServerError) else EngineFailed(_FAILED))
-        if job.stream.is_ended:  # failed, or cancelled meanwhile
+        if job.stream.is_ended:  # failed or cancelled in the meantime
             if job.is_in_engine:
                 self._engine.cancel(job.engine_id)
             self._leave(job)
@@ -284,7 +297,7 @@ class InferenceLoop:
         elif job.is_in_engine:
             self._engine.cancel(job.engine_id)
             self._leave(job)
-        # else its pictures are being encoded: _add sees that the stream has ended
+        # otherwise its pictures are being encoded: _add notices that the stream has ended
 
     def _leave(self, job: _Job) -> None:
         if self._running.pop(job.engine_id, None) is not None:

@@ -1,16 +1,16 @@
-"""Prompts: a chat becomes token ids with pictures between them.
+"""Prompts: turns a chat into token ids with pictures between them.
 
 LLaVA-1.5 gets the prompt that it was trained with (conv_vicuna_v1; haotian-liu/LLaVA c121f04):
 
     <s>SYSTEM USER: <image>\\nQ1 ASSISTANT: A1</s>USER: Q2 ASSISTANT:
 
-A request's own system text takes the place of SYSTEM.
+A request's own system text replaces SYSTEM.
 
-Every other model gets its own chat template, with the system text as its system message; where the template refuses that,
-leaves it out, or takes it for somebody's message, it goes before the first question. A template is rendered with marks in place of
-what people and the model wrote, and each stretch between special tokens is encoded by itself. So a longer chat's prompt starts with
-the very ids of the shorter one's, an answer's ids are those that the model generated (kept, never re-made), and what people write
-never becomes a special token: a question that contains "</s>" or "<image>" is ordinary text.
+Every other model gets its own chat template, with the system text as its system message; if the template refuses that, leaves it
+out, or renders it as another role's message, it goes before the first question. A template is rendered with markers in place of the
+messages' texts, and each stretch between special tokens is encoded separately. So a longer chat's prompt starts with exactly the
+ids of the shorter one's, an answer's ids are those that the model generated (kept, never re-encoded), and what people write never
+becomes a special token: a question that contains "</s>" or "<image>" is ordinary text.
 """
 
 from __future__ import annotations
@@ -43,35 +43,38 @@ VICUNA = (
     "{% elif message.role == 'assistant' %} {{ message.content[0].text }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 _MAX_KEPT_LENGTH = 8192  # characters; a few huge questions must not fill the memory
-_MARK = re.compile("\ue000([0-9]+|system)\ue001")  # stands for a message's text in a rendered template
+_MARK = re.compile("\ue000([0-9]+|system)\ue001")  # marks a message's text in a rendered template
 _SYSTEM_MARK = "\ue000system\ue001"
-_AFTER_SPECIAL = "\ufdd0\ufdd1"  # stands for any special token before a stretch of text: noncharacters, which nobody writes
+_AFTER_SPECIAL = "\ufdd0\ufdd1"  # replaces any special token before a stretch of text; noncharacters, which nobody writes
 _AFTER_WORD = "a"
 _LAST_WORD = re.compile(r"\S*\s*\Z")
 
-_Shape = tuple[tuple[Role, int], ...]  # of a chat: who speaks, with how many pictures
+_Shape = tuple[tuple[Role, int], ...]  # each message's role and number of pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids with pictures between them, in order."""
+    """Token ids with pictures between them, in order. The last part is always ids, which may be empty."""
 
     parts: tuple[tuple[int, ...] | Image, ...]
 
     @property
     def images(self) -> tuple[Image, ...]:
+        """All pictures, in order; one that occurs twice is there twice."""
         return tuple(part for part in self.parts if isinstance(part, Image))
 
     @property
     def num_text_tokens(self) -> int:
+        """Number of ids, pictures not counted."""
         return sum(len(part) for part in self.parts if not isinstance(part, Image))
 
 
 class PromptTemplate:
-    """A chat template for one tokenizer; without `chat_template` conv_vicuna_v1. Safe to use from several threads.
+    """A chat template for one tokenizer. Thread-safe.
 
-    `image_token` is what the template writes for a picture; `eos_ids` can end an answer, besides the tokenizer's own end. Raises
-    ValueError for a template that cannot be used.
+    `chat_template` is Jinja as in tokenizer_config.json; None is LLaVA-1.5's conv_vicuna_v1. `image_token` is what the template
+    writes for a picture. `eos_ids` are ids that end an answer, in addition to the tokenizer's own. Raises ValueError for a
+    tokenizer or template that cannot be used. Format: https://huggingface.co/docs/transformers/chat_templating.
     """
 
     def __init__(
@@ -90,17 +93,17 @@ class PromptTemplate:
         self._chat_template = chat_template or VICUNA
         self._image_token = image_token
         self._eos_ids = {int(tokenizer.eos_token_id), *eos_ids}
-        # LLaVA-1.5's tokens after a special token are those at the beginning of a text (the "legacy" way of its tokenizer).
+        # LLaVA-1.5 encodes text after a special token like the beginning of a text (its tokenizer's "legacy" mode).
         self._after_special = _AFTER_SPECIAL if chat_template else ""
         self._added = {token.content: (index, token) for index, token in tokenizer.added_tokens_decoder.items()}
         longest_first = sorted({*self._added, image_token}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(content) for content in longest_first))
         self._special_ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._special_ids -= {tokenizer.unk_token_id}  # what people write may well be unknown
+        self._special_ids -= {tokenizer.unk_token_id}  # people may write unknown characters
         self._plain = _without_added_tokens(tokenizer)
-        # What the tokenizer itself puts before every text.
+        # What the tokenizer puts before every text.
         self._opening_ids = [i for i in tokenizer.encode("") if i == tokenizer.bos_token_id]
-        # Every turn repeats all earlier segments: only the new ones are rendered and encoded.
+        # Every turn repeats all earlier segments, so only the new ones are rendered and encoded.
         self._render = lru_cache(maxsize=512)(self._render_shape)
         self._encode_short = lru_cache(maxsize=2048)(self._encode_text)
         self._can_keep = lru_cache(maxsize=512)(self._spells)
@@ -109,14 +112,14 @@ class PromptTemplate:
         if _MARK.findall(rendered) != ["0", "1", "2", "0"] or rendered.count(image_token) != 1:
             raise ValueError("the chat template does not write each text and each picture once, in order")
         self._takes_system = False
-        for is_list in (True, False):  # as a message's content may be written; templates of before pictures know text alone
+        for is_list in (True, False):  # content as a list of parts, or as text: templates older than pictures take only text
             self._system_content: Any = [{"type": "text", "text": _SYSTEM_MARK}] if is_list else _SYSTEM_MARK
             if self._writes_system(_shape(probe)) and self._writes_system(((Role.USER, 1),)):
                 self._takes_system = True
                 break
 
     def text(self, messages: Sequence[Message], system: str | None = None) -> str:
-        """The prompt as text, an image token standing for a picture; for people to read, not for the model."""
+        """The prompt as text, with an image token for each picture. For people to read, not for the model."""
         messages, system = self._placed(messages, system)
         rendered = self._render(_shape(messages), system is not None)
         if self._chat_template == VICUNA:
@@ -124,7 +127,10 @@ class PromptTemplate:
         return _MARK.sub(lambda mark: (system or "") if mark[1] == "system" else messages[int(mark[1])].text.strip(), rendered)
 
     def encode(self, messages: Sequence[Message], system: str | None = None) -> Prompt:
-        """The prompt of a chat that the model is to continue. Raises ValueError unless user and assistant alternate, user last."""
+        """Encode a chat that the model will continue. A blank `system` is the same as None: the template's own text, if any.
+
+        Raises ValueError unless user and assistant alternate and the last message is the user's.
+        """
         _check_order(messages)
         messages, system = self._placed(messages, system)
         images = iter([image for message in messages for image in message.images])
@@ -140,14 +146,15 @@ class PromptTemplate:
         return Prompt((*parts, tuple(ids)))
 
     def _placed(self, messages: Sequence[Message], system: str | None) -> tuple[Sequence[Message], str | None]:
-        """The chat and the system text, or the chat with that before its first question."""
+        """The chat and the system text; or, if the template takes no system text, the chat with it before the first question, and
+        None."""
         system = (system or "").strip() or None
         if system is None or self._takes_system or not messages:
             return messages, system
         return (replace(messages[0], text=f"{system}\n\n{messages[0].text}"), *messages[1:]), None
 
     def _pieces(self, messages: Sequence[Message], system: str | None) -> Iterator[tuple[int, ...] | None]:
-        """Ids, and None for a picture."""
+        """The prompt in order: ids, or None for a picture."""
         rendered = self._render(_shape(messages), system is not None)
         context, text, start = "", "", 0
         is_trimmed = False
@@ -172,7 +179,7 @@ class PromptTemplate:
                 continue
             message, number = messages[int(match[1])], int(match[1])
             written = message.text.strip()
-            # An answer stands where it was generated: behind what the prompt ended with then. Templates differ from that by spaces.
+            # An answer goes where it was generated: after the end of that turn's prompt. Templates may put other spaces there.
             opening = self._render(_shape(messages[:number]), system is not None) if message.role is Role.ASSISTANT else ""
             stem, head = opening.rstrip(), rendered[: match.start()]
             if not stem or not head.startswith(stem) or head[len(stem) :].strip():
@@ -191,13 +198,13 @@ class PromptTemplate:
         yield self._encode(context, text + (rest.lstrip() if is_trimmed else rest))
 
     def _writes_system(self, shape: _Shape) -> bool:
-        """Whether the template writes a system message once, before all others, and not as though one of them had said it."""
+        """Whether the template writes a system message once, before all others, and not like a message of another role."""
         try:
             rendered = self._render_shape(shape, True)
         except (TemplateError, TypeError):
             return False
         marks = ["system", *(str(number) for number in range(len(shape)))]
-        if _MARK.findall(rendered) != marks or "'type'" in rendered:  # the latter where it wants a text and got a list
+        if _MARK.findall(rendered) != marks or "'type'" in rendered:  # "'type'": it wanted a text and got a list
             return False
         for role in Role:
             with contextlib.suppress(TemplateError, TypeError):
@@ -222,19 +229,19 @@ class PromptTemplate:
         return self._encode_short(context, text) if len(text) <= _MAX_KEPT_LENGTH else self._encode_text(context, text)
 
     def _encode_text(self, context: str, text: str) -> tuple[int, ...]:
-        """The ids of `text` as it stands after `context`, none of them a special token's."""
+        """The ids of `text` when it follows `context`. None of them is a special token's."""
         text = text.replace(_AFTER_SPECIAL, "")
         before = self._plain.encode(context, add_special_tokens=False).ids
         both = self._plain.encode(context + text, add_special_tokens=False).ids
         if both[: len(before)] != before:
             before, both = [], self._plain.encode(text, add_special_tokens=False).ids
         ids = both[len(before) :]
-        if len(text) > 1 and not self._special_ids.isdisjoint(ids):  # some tokenizers have special tokens among the ordinary ones
+        if len(text) > 1 and not self._special_ids.isdisjoint(ids):  # some vocabularies have special tokens as ordinary ones
             return tuple(i for character in text for i in self._encode_text(self._after_special, character))
         return tuple(ids)
 
     def _spells(self, token_ids: Sequence[int], text: str) -> bool:
-        """Ids that do not spell the text came from another tokenizer, or would even stand for somebody's picture."""
+        """Whether the ids decode to the text. If not, they came from another tokenizer, or may even be a picture's."""
         ids = list(token_ids)
         image, _ = self._added.get(self._image_token, (None, None))
         if image in ids or not self._eos_ids.isdisjoint(ids[:-1]) or not all(0 <= i < len(self._tokenizer) for i in ids):

@@ -1,7 +1,6 @@
-"""An answer on its way to one listener.
+"""One answer, streamed to one listener.
 
-A listener that falls behind costs a bounded amount of memory: waiting pieces of text are joined, and of the queue's positions only
-the latest is kept.
+A slow listener costs a bounded amount of memory: pending pieces of text are joined, and only the latest queue position is kept.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ from model_server.types import Delta, Finished, FinishReason, Queued, StreamEven
 
 
 class TokenStream:
-    """An async iterator of `Queued`s, then `Delta`s, then one `Finished`; raises a `ModelServerError` when the answer fails.
+    """An async iterator over `Queued` events, then `Delta` events, then one `Finished`.
 
-    Leaving it as a context manager cancels what still runs. All of it belongs to the event loop's thread.
+    Iterating raises a `ModelServerError` when the answer fails. `num_prompt_tokens` and `on_cancel` come from the inference loop.
+
+    Leaving it as a context manager cancels the answer. Use it on the event loop's thread only.
     """
 
     def __init__(self, request_id: str, num_prompt_tokens: int, on_cancel: Callable[[], None]) -> None:
@@ -27,17 +28,19 @@ class TokenStream:
         self._text: list[str] = []
         self._token_ids: list[int] = []
         self._queued: Queued | None = None
-        self._next_delta = (0, 0)  # what was handed out: pieces of text, ids
+        self._next_delta = (0, 0)  # handed out so far: pieces of text, ids
         self._end: Finished | BaseException | None = None
         self._is_exhausted = False
         self._news = asyncio.Event()
 
     @property
     def is_ended(self) -> bool:
+        """Whether the answer has finished or failed, even if the listener has not read its end yet."""
         return self._end is not None
 
     def cancel(self) -> None:
-        """Stop writing. The iterator gives what is there, then `Finished` with reason CANCELLED. Does nothing after the end."""
+        """Stop the answer. The iterator yields the text so far, then `Finished` with reason CANCELLED. Does nothing after the
+        end."""
         if self._end is None:
             self._on_cancel()
 
@@ -73,9 +76,10 @@ class TokenStream:
         self._queued = None
         return Delta("".join(self._text[num_texts:]), tuple(self._token_ids[num_ids:]))
 
-    # What the inference loop tells it.
+    # Called by the inference loop.
 
     def put_queued(self, queued: Queued | None) -> None:
+        """Set the newest queue position; None when the request leaves the queue."""
         if self._end is None and queued is not None:
             self._queued = queued
             self._news.set()
@@ -83,6 +87,7 @@ class TokenStream:
             self._queued = None
 
     def put_text(self, text: str, token_ids: tuple[int, ...], num_cached_tokens: int) -> None:
+        """Append text and its ids. Ignored after the end, as is `finish` or `fail`."""
         if self._end is None:
             self._text.append(text)
             self._token_ids += token_ids
@@ -90,12 +95,14 @@ class TokenStream:
             self._news.set()
 
     def finish(self, reason: FinishReason, usage: Usage | None = None) -> None:
+        """End the answer. `usage` None is counted from the ids."""
         if self._end is None:
             usage = usage or Usage(self._num_prompt_tokens, self._num_cached_tokens, len(self._token_ids))
             self._end = Finished(reason, "".join(self._text), tuple(self._token_ids), usage)
             self._news.set()
 
     def fail(self, error: BaseException) -> None:
+        """End the answer with an error, which iterating raises after the text so far."""
         if self._end is None:
             self._end = error
             self._news.set()

@@ -1,7 +1,7 @@
-"""The words at the model server's border.
+"""The types of the model server's interface.
 
-Everything that crosses the request queue, and everything that comes back, is defined here. This module imports neither torch
-nor transformers, so that a caller can build a request without loading a model.
+Requests and everything that is returned for them are defined here. This module imports neither torch nor transformers, so that a
+caller can build a request without loading a model.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture that was decoded once and found good: made by `model_server.images.read_image`, never by hand.
+    """A picture that was checked by decoding it. Made by `model_server.images.read_image` only.
 
-    `data` holds the encoded bytes as they are stored and hashed; `width` and `height` are in pixels, after EXIF rotation.
+    `data` is the encoded file, as it is stored; `sha256` its hash in hexadecimal; `width` and `height` are in pixels, after EXIF
+    rotation.
     """
 
     data: bytes = field(repr=False)
@@ -31,10 +32,11 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One side of a turn.
+    """One message of a chat, by the user or the assistant.
 
-    `token_ids` are the ids that the model generated for an assistant message, its end-of-sequence id included where it was
-    generated. They are kept, never re-made, so that the next turn's prompt starts with exactly the cached tokens.
+    `token_ids` are the ids that the model generated for an assistant message, including the end-of-sequence id if there was one;
+    None when they are not known. They are kept, never re-encoded, so that the next turn's prompt starts with exactly the cached
+    tokens.
     """
 
     role: Role
@@ -45,7 +47,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens. `temperature` 0 means greedy decoding."""
+    """How to choose tokens. `temperature` 0 is greedy decoding; `top_k` 0 and `top_p` 1 are no limit.
+
+    Raises ValueError for a value out of range."""
 
     max_new_tokens: int = 512
     temperature: float = 0.2
@@ -69,10 +73,10 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A whole chat to be continued; its last message is the user's.
+    """A whole chat for the model to continue; its last message is the user's. `request_id` is only echoed.
 
-    `system` is what the model is told before all of it, in place of what its template says there by itself; None or blank: nothing
-    of ours. A model whose template has no place for it reads it in front of the first question.
+    `system` is the system text, which replaces the template's own; None or blank keeps the template's. For a model whose template
+    takes no system text it goes before the first question.
     """
 
     request_id: str
@@ -89,7 +93,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one request. `num_cached_tokens` of the prompt's tokens came from the cache and were not computed."""
+    """Token counts of one request. `num_cached_tokens` of the prompt's tokens came from the cache and were not computed again."""
 
     num_prompt_tokens: int
     num_cached_tokens: int
@@ -98,9 +102,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The request waits: `position` 1 is next. The estimate is None until the loop has finished something to judge by.
+    """The request waits: `position` 1 is next. The estimate, in seconds, is None until a first answer has finished.
 
-    `is_loading`: the model had left the memory and is being loaded, which the estimate does not know of.
+    `is_loading`: the model was unloaded and is being loaded again; the estimate does not include that.
     """
 
     position: int
@@ -110,7 +114,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the answer. The texts of all deltas, joined, are the answer's text."""
+    """A piece of the answer. The texts of all deltas, joined, are the answer's text; likewise their ids."""
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -118,7 +122,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of a stream."""
+    """The last event of a stream: the whole answer. `token_ids` is empty when the engine gives no ids."""
 
     reason: FinishReason
     text: str
@@ -131,9 +135,9 @@ StreamEvent = Queued | Delta | Finished
 
 @dataclass(frozen=True, slots=True)
 class ModelCapabilities:
-    """What a loaded model can take. Lengths are in tokens, image tokens and the answer included in `context_length`.
+    """What a loaded model can take. `context_length` is in tokens and includes image tokens and the answer.
 
-    A picture takes up to `num_image_tokens`, by its size.
+    A picture takes up to `num_image_tokens` tokens, depending on its size.
     """
 
     model_name: str

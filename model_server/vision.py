@@ -1,10 +1,9 @@
-"""A picture is words: each picture owns token ids above the vocabulary.
+"""Pictures as tokens: each picture owns token ids above the vocabulary.
 
-The features of a picture are rows, as many as its size asks for. Ids are handed out to pictures in blocks of 64 that follow each
-other, and belong to one picture for as long as the process lives: equal ids always mean equal pictures, and the prefix cache needs
-to know nothing about them. The rows themselves lie in an arena of blocks of 64; a table says which block of the arena holds which
-block of ids. A picture that a running request needs is pinned; others are pushed out, least recently used first, and encoded again
-on demand, under the same ids.
+A picture's features are rows; their number depends on its size. A picture gets consecutive blocks of 64 ids, and keeps them for the
+life of the process: equal ids always mean equal pictures, so the prefix cache needs no knowledge of pictures. The rows are in an
+arena of blocks of 64; a table maps each block of ids to a block of the arena. A picture that a running request needs is pinned;
+others are evicted, least recently used first, and encoded again on demand, under the same ids.
 """
 
 from __future__ import annotations
@@ -25,26 +24,34 @@ from model_server.prompt import Prompt
 from model_server.types import Image
 
 BLOCK_ROWS = 64
-HOLE = -1  # in a picture's token ids: here stands a feature
+HOLE = -1  # in a picture's token ids: a feature goes here
 _NUM_ID_BLOCKS = 2**24  # the table takes 64 MiB; enough for 1.8 million pictures of 576 tokens, and 2**30 ids fit into 32 bits
 
 
 class ImageForms(Protocol):
-    """How a model's pictures are prepared. `is_one_of_several` matters where `has_two_forms`: with other pictures in the chat, each
-    gets less room."""
+    """How a model's pictures are prepared. `is_one_of_several`: the chat has other pictures too, and each gets fewer tokens; it
+    makes a difference only if `has_two_forms`."""
 
     @property
     def has_two_forms(self) -> bool: ...
 
     def token_ids(self, image: Image, is_one_of_several: bool) -> tuple[int, ...]:
-        """The picture's tokens with a `HOLE` for each feature; depends on its size only. Raises `RequestRefused`. May block."""
+        """The picture's token ids, with a `HOLE` for each feature. They depend on its size in pixels only. May block.
+
+        Raises `RequestRefused` for a shape that the model cannot take.
+        """
 
     def features(self, model: PreTrainedModel, image: Image, is_one_of_several: bool) -> torch.Tensor:
-        """What fills the holes, in order: (features, embedding size). Decodes the picture and runs the vision tower."""
+        """The rows that fill the holes, in order: (features, embedding size). Decodes the picture and runs the vision tower;
+        blocks."""
 
 
 class ImageEmbedding(nn.Module):
-    """The model's input embedding, extended by the ids of pictures. Block 0 stays blank: it is what unknown ids point to."""
+    """The model's input embedding, extended by the ids of pictures.
+
+    `rows` is ((num_blocks + 1) * 64, embedding size), the arena. `block_of` is (2**24,) int32, from a block of ids to a block of
+    the arena. Block 0 stays blank: ids of pictures that are not resident point to it.
+    """
 
     def __init__(self, words: nn.Embedding, num_blocks: int) -> None:
         super().__init__()
@@ -64,7 +71,7 @@ class ImageEmbedding(nn.Module):
         return self.words.weight
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(…) ids -> (…, embedding size)."""
+        """Embed ids of any shape (...). Returns (..., embedding size)."""
         is_word = input_ids < self.vocab_size
         words: torch.Tensor = self.words(torch.where(is_word, input_ids, 0))
         above = torch.where(is_word, 0, input_ids - self.vocab_size)
@@ -72,13 +79,15 @@ class ImageEmbedding(nn.Module):
         return torch.where(is_word.unsqueeze(-1), words, images)
 
 
-_Key = tuple[str, bool]  # SHA-256, and whether in the form of one of several
+_Key = tuple[str, bool]  # SHA-256, and whether it is one of several in its chat
 
 
 class ImageStore:
-    """Puts pictures into the model's `PictureEmbedding`. Methods block, and may be called from any thread but the event loop's.
+    """Puts pictures into the model's `ImageEmbedding`, `num_blocks` blocks of 64 rows at most.
 
-    Pictures are always named together with all others of their chat, in order.
+    Replaces the model's input embedding. Methods block, and may be called from any thread but the event loop's.
+
+    Every call gets all pictures of a chat, in order.
     """
 
     def __init__(self, model: PreTrainedModel, forms: ImageForms, num_blocks: int) -> None:
@@ -91,22 +100,22 @@ class ImageStore:
         self._eyes = _eyes(model)
         self._forms = forms
         self._encoding = threading.Lock()  # one picture at a time goes through the vision tower
-        self._lock = threading.Lock()  # guards the fields below; held for moments only, for the engine's thread takes it to unpin
-        self._first_blocks: dict[_Key, int] = {}  # of ids, for the life of the process: 100 bytes a picture
+        self._lock = threading.Lock()  # guards the fields below; held briefly, because the engine's thread takes it to unpin
+        self._first_blocks: dict[_Key, int] = {}  # block of ids, for the life of the process: 100 bytes a picture
         self._num_used_id_blocks = 0
         self._blocks: OrderedDict[_Key, list[int]] = OrderedDict()  # of resident pictures, least recently used first
         self._num_pins: dict[_Key, int] = {}
         self._free_blocks = list(range(num_blocks, 0, -1))
 
     def pin_prompt(self, prompt: Prompt) -> list[int]:
-        """Make a prompt's pictures resident until `unpin(prompt.images)`; returns its ids. Raises as `pin`."""
+        """Make a prompt's pictures resident until `unpin(prompt.images)`. Returns all its token ids. Raises as `pin`."""
         images = iter(self.pin(prompt.images))
         return [i for part in prompt.parts for i in (next(images) if isinstance(part, Image) else part)]
 
     def pin(self, images: Sequence[Image]) -> list[tuple[int, ...]]:
-        """Make a chat's pictures resident and keep them so until `unpin`; returns each one's token ids. All are pinned, or none.
+        """Make a chat's pictures resident until `unpin`, encoding those that are not. Returns each one's token ids.
 
-        Raises `RequestRefused` when there can never be room for them together, `EngineFailed` when there is none now.
+        Pins all or none. Raises `RequestRefused` when they can never fit together, `EngineFailed` when there is no room now.
         """
         is_several = self._is_several(images)
         forms = [self._forms.token_ids(image, is_several) for image in images]
@@ -131,6 +140,7 @@ class ImageStore:
         return [self._ids(key, form) for key, form in zip(pinned, forms, strict=True)]
 
     def unpin(self, images: Sequence[Image]) -> None:
+        """Undo one `pin` of the same pictures. They stay resident until their blocks are needed. Does not block for long."""
         is_several = self._is_several(images)
         self._unpin((image.sha256, is_several) for image in images)
 
@@ -157,7 +167,7 @@ class ImageStore:
         return tuple(next(ids) if i == HOLE else i for i in form)
 
     def _make_room(self, num_blocks: int) -> None:
-        """Only the holder of `_encoding` takes blocks, so that what is free stays free for it."""
+        """Evict until `num_blocks` are free. They stay free for the caller, because only the holder of `_encoding` takes blocks."""
         with self._lock:
             idle = [key for key in self._blocks if key not in self._num_pins]
             if len(self._free_blocks) + sum(len(self._blocks[key]) for key in idle) < num_blocks:
@@ -198,14 +208,14 @@ class ImageStore:
 
 
 def num_prompt_tokens(forms: ImageForms, prompt: Prompt) -> int:
-    """The length of a prompt, pictures included, without encoding any."""
+    """The length of a prompt in tokens, pictures included. Encodes no picture. Raises `RequestRefused`; may block."""
     is_several = forms.has_two_forms and len(prompt.images) > 1
     return prompt.num_text_tokens + sum(len(forms.token_ids(image, is_several)) for image in prompt.images)
 
 
 def _eyes(model: PreTrainedModel) -> Any:
-    """The same modules with a configuration of their own. During a forward pass transformers writes into the configuration that
-    attention is causal: a vision tower that runs at that moment in another thread would see pictures from left to right."""
+    """The same modules with their own copy of the configuration. During a forward pass transformers sets "attention is causal" in
+    the configuration: a vision tower that runs in another thread at that moment would attend causally to a picture's patches."""
     eyes: Any = copy.copy(model.base_model)
     eyes.config = copy.deepcopy(model.config)
     return eyes

@@ -1,4 +1,4 @@
-"""A `ThreadHandler` in memory, whose answers are written by the test: what a model would say, when it says it.
+"""A `ThreadHandler` in memory, whose answers the test writes, piece by piece.
 
 The same tests run over it and over the bot's own handler: `tests/bot/test_handler_contract.py`.
 """
@@ -53,12 +53,12 @@ def draw_image(size: tuple[int, int] = (320, 240)) -> bytes:
 
 
 class WrittenAnswer(RunningAnswer):
-    """The bot's answer, whose events the test adds one by one, and which does not stop by itself."""
+    """The bot's answer, with events added by the test. It does not end by itself when it is stopped."""
 
     def __init__(self, key: ThreadKey, turn_id: int | None) -> None:
         super().__init__(key, turn_id)
         self.is_stop_wanted = asyncio.Event()
-        self.is_refused = False  # the question is not put to the model
+        self.is_refused = False  # whether the question is refused
         self.when_stopped(self.is_stop_wanted.set)
 
     async def add(self, *events: AnswerEvent) -> None:
@@ -86,10 +86,10 @@ class MemoryChatHandler:
     delivered: set[int] = field(default_factory=set)
     ratings: dict[tuple[int, str], bool] = field(default_factory=dict)
     notes: dict[tuple[str, str], str] = field(default_factory=dict)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # of `delivered`
-    _touched: dict[ThreadKey, datetime] = field(default_factory=dict)  # the chats
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)  # notified when `delivered` changes
+    _touched: dict[ThreadKey, datetime] = field(default_factory=dict)  # when each chat changed last
     _turns: dict[int, TurnView] = field(default_factory=dict)
-    _answers: dict[int, WrittenAnswer] = field(default_factory=dict)  # the newest of each turn, in the order of their beginnings
+    _answers: dict[int, WrittenAnswer] = field(default_factory=dict)  # the newest answer of each turn, in the order of their starts
     _images: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     _added_images: set[tuple[ThreadKey, str]] = field(default_factory=set)
     _accepting: dict[tuple[str, str, str], asyncio.Task[RunningAnswer]] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class MemoryChatHandler:
     async def end(self, answer: WrittenAnswer, status: AnswerStatus = AnswerStatus.COMPLETE, error: str | None = None) -> None:
         turn_id = answer.turn_id or 0
         turn, has_failed = self._turns[turn_id], status is AnswerStatus.FAILED
-        if not (has_failed and turn.answer):  # an earlier answer is kept
+        if not (has_failed and turn.answer):  # otherwise the earlier answer is kept
             text = "" if has_failed else answer.text
             self._keep(replace(turn, answer=text, status=status, error=error, notices=answer.notices))
         answer.end(status, error)
@@ -118,20 +118,20 @@ class MemoryChatHandler:
         return answer
 
     async def take_back(self, answer: WrittenAnswer, error: str) -> None:
-        """As when the queue turns out to be full after the question was stored."""
+        """Remove the question, as when the queue is full after the question was stored."""
         self._forget([answer.turn_id or 0])
         answer.forget_turn()
         answer.end(AnswerStatus.FAILED, error)
 
     async def wait_delivered(self, turn_id: int | None) -> PlatformTurn:
-        """Where the turn stands, once all of its answer stands there too."""
+        """Wait until all of the turn's answer is shown. Returns the turn's messages."""
         assert turn_id is not None
         async with asyncio.timeout(TIMEOUT_SECONDS), self.changed:
             await self.changed.wait_for(lambda: turn_id in self.delivered)
         return self.platform_turns[turn_id]
 
     def add_image(self, key: ThreadKey, sha256: str, data: bytes, media_type: str) -> None:
-        """A picture that no turn shows, and that nothing has looked at."""
+        """Add an unchecked picture that is in no turn."""
         self._images[sha256] = data, media_type
         self._added_images.add((key, sha256))
 
@@ -182,7 +182,7 @@ class MemoryChatHandler:
             before = [other for other in self._turn_ids_in(message.key) if other < turn_id]
             image_ids, notices, error = await self._read_images(message, before)
             if _question(message) == turn.question and (image_ids == turn.image_ids or notices or error):
-                return None  # that a picture cannot be fetched any more is no change of the question
+                return None  # a picture that can no longer be downloaded does not change the question
             self.messages.append(message)
             await self._stop([turn_id])
             asked = replace(turn, question=_question(message), answer="", error=None, image_ids=image_ids)
@@ -303,7 +303,7 @@ class MemoryChatHandler:
     async def _read_images(
         self, message: IncomingMessage, before: Sequence[int]
     ) -> tuple[tuple[str, ...], Sequence[str], str | None]:
-        """The pictures of a message after these turns, what is said of those that cannot be used, and why nothing is asked."""
+        """The pictures of a message after these turns, notices about unusable ones, and why it is refused, or None."""
         attachments: Sequence[Attachment] = message.attachments
         if not attachments and message.look_back is not None and not any(self._turns[turn_id].image_ids for turn_id in before):
             attachments = await message.look_back()
@@ -314,7 +314,7 @@ class MemoryChatHandler:
         return tuple(image.sha256 for _, image in found.used), found.failures, error
 
     async def _begin(self, turn_id: int, notices: Sequence[str], error: str | None = None) -> WrittenAnswer:
-        """Have the turn answered, or refuse it with an `error`."""
+        """Begin the turn's answer, or refuse it with an `error`."""
         self.delivered.discard(turn_id)
         self._answers.pop(turn_id, None)
         answer = self._answers[turn_id] = WrittenAnswer(self.platform_turns[turn_id].key, turn_id)
@@ -341,7 +341,7 @@ class MemoryChatHandler:
                 del self._touched[key]
 
     def _keep(self, turn: TurnView) -> None:
-        """What a turn is now; its chat is the one that was touched last."""
+        """Store a changed turn; its chat is now the one that changed last."""
         self._turns[turn.turn_id] = turn
         newest = max(self._touched.values(), default=datetime.min.replace(tzinfo=UTC))
         self._touched[self.platform_turns[turn.turn_id].key] = max(datetime.now(UTC), newest + timedelta(microseconds=1))
@@ -354,7 +354,7 @@ class MemoryChatHandler:
         return [turn_id for turn_id, turn in self.platform_turns.items() if turn.key == key]
 
     def _asked_by(self, platform: str, workspace: str, message_id: str) -> int | None:
-        """The turn whose question this message is."""
+        """The turn whose question this message is; None if there is none."""
         questions = {
             (turn.key.platform, turn.key.workspace, turn.message_id): turn.turn_id for turn in self.platform_turns.values()
         }
@@ -370,5 +370,5 @@ def _question(message: IncomingMessage) -> str:
 
 
 def _is_thread_handler(handler: MemoryChatHandler) -> ThreadHandler:
-    """For the type checker: all of the protocol is there."""
+    """For the type checker: the class implements the whole protocol."""
     return handler

@@ -1,4 +1,4 @@
-"""The size of the model that people run, without its weights."""
+"""The configuration of LLaVA-1.5-7B, without weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 
 def llava_7b_config() -> LlavaConfig:
-    """llava-hf/llava-1.5-7b-hf, whose config.json names only what differs from the language model's defaults."""
+    """As llava-hf/llava-1.5-7b-hf, whose config.json has only values that differ from the language model's defaults."""
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=1024,

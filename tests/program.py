@@ -1,4 +1,4 @@
-"""How a test starts the program: as its users do, in a process of its own, with nothing but the given settings."""
+"""Starts the program for a test as users do: in a separate process, with only the given settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = ("THREADSIGHT_", "DISCORD_", "SLACK_")  # what names of settings begi
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    """The program's data lie in `folder`; `settings` are further variables of the environment."""
+    """The environment: the program's data is in `folder`; `settings` are further variables."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
         "PYTHONPATH": str(ROOT),
@@ -33,7 +33,7 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 async def process(
     *command: str | Path, folder: Path, ready: str, **settings: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A program in a process of its own, once it has printed something that matches `ready`; with that match."""
+    """Start a program. Yields it and the match once its output matches `ready`."""
     running = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,
@@ -50,7 +50,7 @@ async def process(
                 line = await running.stdout.readline()
                 assert line, f"the program ended before it was ready: {said}"
                 said += line.decode()
-        reading = asyncio.create_task(running.stdout.read())  # a full pipe would stop it
+        reading = asyncio.create_task(running.stdout.read())  # a full pipe would block it
         yield running, found[0]
     except Exception as error:  # a test that fails shows what the program had to say
         if running.returncode is None:

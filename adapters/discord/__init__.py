@@ -1,1 +1,1 @@
-"""Discord. `settings.py`, `platform.py` and `setup.py` work without discord.py; everything else needs the extra `discord`."""
+"""Discord. `settings.py`, `platform.py` and `setup.py` work without discord.py; all other modules need the extra `discord`."""

@@ -1,7 +1,7 @@
-"""What people can do besides writing messages: commands, menus on messages, buttons.
+"""What people can do besides writing messages: commands, message menus, buttons.
 
-Discord wants a first word within three seconds, so everything says that it is at work before it begins; refusals are seen by the
-person alone.
+Discord needs a first response within three seconds, so every action is acknowledged before it begins. Refusals are shown to the
+person only.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Actions:
         self._help = _HELP.format(follow=_FOLLOW_ALL if has_content else _FOLLOW_MENTIONS)
 
     async def is_allowed(self, interaction: Interaction) -> bool:
-        """Tells the person when not."""
+        """Whether the person may use the bot there. If not, tells the person."""
         channel = interaction.channel
         places = {str(interaction.channel_id)}
         if isinstance(channel, discord.Thread):
@@ -79,7 +79,7 @@ class Actions:
         return is_allowed
 
     async def tell(self, interaction: Interaction, sentence: str, view: discord.ui.View | None = None) -> None:
-        """For this person alone."""
+        """Show a sentence to this person only."""
         with contextlib.suppress(DestinationGone, TryLater, CannotEdit):
             async with translated_errors():
                 if interaction.response.is_done():
@@ -90,7 +90,7 @@ class Actions:
                     await interaction.response.send_message(sentence, ephemeral=True, view=view)
 
     async def report(self, interaction: Interaction, error: BaseException) -> None:
-        """What a person asked for did not work: say so to that person, and to who runs the program unless it is Discord's fault."""
+        """An action failed: tell the person, and log it unless it is Discord's fault."""
         if isinstance(error, DestinationGone | TryLater | CannotEdit):
             log.info("A command on Discord could not be answered: Discord did not take it, or it took too long.")
         else:
@@ -106,7 +106,7 @@ class Actions:
     async def ask(
         self, interaction: Interaction, attachments: Sequence[Attachment], question: str, *, is_alt_text: bool = False
     ) -> None:
-        """The answer stands as the reply to the command, and is a chat that goes on by replies to it."""
+        """Answer as the reply to the command; this begins a chat, which people continue by replying to it."""
         async with translated_errors():
             await interaction.response.defer(ephemeral=is_alt_text, thinking=True)
         await self._answer(interaction, attachments, question, is_alt_text=is_alt_text)
@@ -133,7 +133,7 @@ class Actions:
         )
 
     async def ask_about_message(self, interaction: Interaction, message: discord.Message) -> None:
-        """Asks for the question in a modal first."""
+        """Open a modal that asks for the question."""
         images = self._translator.images_of(message)
         if not images:
             return await self.tell(interaction, NO_IMAGE_HERE)
@@ -144,7 +144,7 @@ class Actions:
         return None
 
     async def on_modal(self, interaction: Interaction) -> None:
-        """A modal was sent. Those that were opened before a restart, or long ago, are only known by their ids."""
+        """Handle a submitted modal that was opened before a restart or long ago, and is only known by its id."""
         data: Any = interaction.data or {}
         custom_id = str(data.get("custom_id"))
         message_id = message_of(custom_id)
@@ -191,7 +191,7 @@ class Actions:
             await self.tell(interaction, sentence)
 
     async def carry_out(self, interaction: Interaction, command: Command) -> None:
-        """A command without a form; asks first when the command wants that."""
+        """Carry out a command without a form, after a confirmation if it needs one."""
         if command.confirmation is None:
             await self.tell(interaction, await self._done(interaction, command.name))
         else:
@@ -207,7 +207,7 @@ class Actions:
             await interaction.edit_original_response(content=sentence, view=None)
 
     async def _done(self, interaction: Interaction, name: CommandName) -> str:
-        """Do it; returns what to say."""
+        """Carry out the command. Returns what to tell the person."""
         match name:
             case CommandName.RESET:
                 return await self._reset(interaction)
@@ -237,7 +237,7 @@ def _workspace(interaction: Interaction) -> str:
 
 
 def _is_member(interaction: Interaction) -> bool:
-    """Whether I can write there by myself, without the interaction's token."""
+    """Whether we can write there without the interaction's token."""
     if interaction.guild_id is None:
         return interaction.context.dm_channel
     rights = interaction.app_permissions

@@ -1,4 +1,4 @@
-"""Discord's refusals in the words of `adapters.surface`: gone for good, or to be tried again.
+"""Translates Discord's errors into those of `adapters.surface`: gone for good, or try later.
 
 discord.py waits on 429 and repeats 500, 502 and 504 by itself; 503, a reset connection and everything else arrives here. Codes:
 https://discord.com/developers/docs/topics/opcodes-and-status-codes#json.
@@ -20,7 +20,7 @@ from adapters.surface import DestinationGone, TryLater
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 90.0  # discord.py's own repeats take up to 25 s, and a rate limit up to 30 s
-TOO_MANY_EDITS = 30046  # of a message that is older than an hour
+TOO_MANY_EDITS = 30046  # for a message that is older than an hour
 _GONE = frozenset({50083, 160005})  # archived, locked
 _INTERACTION_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[^/\s?]+")
 
@@ -31,7 +31,7 @@ class CannotEdit(Exception):
 
 @contextlib.asynccontextmanager
 async def translated_errors() -> AsyncIterator[None]:
-    """Around every call of Discord's API. Raises DestinationGone, TryLater or CannotEdit, and nothing else of Discord's."""
+    """A context for calls of Discord's API. Turns its errors into DestinationGone, TryLater or CannotEdit."""
     try:
         async with asyncio.timeout(CALL_SECONDS):
             yield
@@ -50,11 +50,11 @@ async def translated_errors() -> AsyncIterator[None]:
     except RuntimeError as error:
         if "closed" not in str(error):
             raise
-        raise TryLater from error  # the session was closed under our hands: the program goes down or starts the client anew
+        raise TryLater from error  # the session was closed meanwhile: the program is stopping or restarting the client
 
 
 class QuietLog(logging.Filter):
-    """Takes interactions' tokens out of discord.py's log, and the tracebacks of what it deals with by itself."""
+    """Removes interactions' tokens from discord.py's log, and the tracebacks of errors that it handles by itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.CRITICAL:
@@ -64,7 +64,7 @@ class QuietLog(logging.Filter):
 
 
 def quiet_log() -> None:
-    """Once per program or often; the same."""
+    """Install the filter. May be called more than once."""
     logging.getLogger("discord").setLevel(logging.INFO)  # at DEBUG it writes whole messages
     for name in ("discord.client", "discord.gateway", "discord.http", "discord.shard", "discord.state", "discord.webhook.async"):
         logger = logging.getLogger(name)

@@ -1,4 +1,4 @@
-"""The Discord adapter: signs in, keeps the connection, and gives everything to its parts; the dispatcher decides."""
+"""The Discord adapter: signs in, keeps the connection, and passes events to its parts; the dispatcher decides."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-CHANNEL_SECONDS = 1.2  # Discord takes five writes in five seconds in a channel
-WRITES_PER_SECOND = 40.0  # and fifty requests a second in all
+CHANNEL_SECONDS = 1.2  # Discord allows five writes in five seconds per channel
+WRITES_PER_SECOND = 40.0  # and fifty requests per second overall
 _FATAL_CODES = {
     4004: WRONG_TOKEN,
     4010: "Discord did not take the number of my connection (shard). Please start me again.",
@@ -47,9 +47,9 @@ _SYNC_FAILED = "Discord did not take my commands, so that /ask and the menus may
 
 
 class DiscordAdapter:
-    """One bot on Discord. `api_url` and `gateway_url` are other addresses than Discord's own.
+    """One bot on Discord. `api_url` and `gateway_url` replace Discord's own addresses. Times are in seconds.
 
-    `run` raises AdapterError when the token is wrong, or when Discord ends the connection for good.
+    `run` raises AdapterError if the token is wrong, or when Discord ends the connection for good.
     """
 
     name = PLATFORM
@@ -119,7 +119,7 @@ class DiscordAdapter:
                     await self._client.close()
 
     async def _serve(self, handler: ThreadHandler, dispatcher: Dispatcher, downloads: Downloads) -> None:
-        """A connection after the other: each ends only when Discord does not take it back."""
+        """Connect again and again: a connection ends only when Discord does not let it resume."""
         may_read_content, waits = True, growing_waits()
         while True:
             found = await self._sign_in()
@@ -142,7 +142,8 @@ class DiscordAdapter:
             await asyncio.sleep(next(waits))
 
     async def _connect(self, client: AnyClient) -> None:
-        """Takes the place of the client before it once it can write; returns or raises when its connection has ended."""
+        """Run a client, which replaces the one before it as soon as it can write. Returns or raises when its connection has
+        ended."""
         try:
             await client.login(self._token)
         except BaseException:
@@ -180,7 +181,7 @@ class DiscordAdapter:
         return client
 
     async def _sign_in(self) -> SignIn:
-        """Raises AdapterError. While Discord cannot be reached, it is tried again."""
+        """Check the token, with retries while Discord cannot be reached. Raises AdapterError."""
         return await until_reached(lambda: sign_in(self._token, self._api_url), "Discord")
 
 

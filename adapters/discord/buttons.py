@@ -1,6 +1,6 @@
-"""Buttons under answers and questions. What they mean is in their ids, so that they work after a restart and a week later.
+"""Buttons under answers and questions. Their ids contain their meaning, so that they work after a restart and a week later.
 
-What happens then is the business of whoever the client has as `actions`; a button finds it there when it is pressed.
+The client's `actions` carries them out; a button looks it up there when it is pressed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _CONFIRMATIONS = {command.name: command.confirmation for command in CONFIRMED if
 
 
 class PressHandler(Protocol):
-    """Deals with what was pressed."""
+    """Handles pressed buttons."""
 
     async def reported(self, interaction: Interaction, work: Coroutine[Any, Any, None]) -> None:
-        """Do this work, and tell the person if it fails."""
+        """Run `work`, and tell the person if it fails."""
 
     async def button(self, interaction: Interaction, control: Control, turn_id: int) -> None: ...
 
@@ -69,7 +69,7 @@ class AnswerButton(
 class ConfirmButton(
     discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]], template=rf"threadsight:(?P<name>{'|'.join(_CONFIRMATIONS)})"
 ):
-    """Under the question whether a command shall really be carried out; only who gave it sees that."""
+    """The button that confirms a command; only the person who gave the command sees it."""
 
     def __init__(self, name: CommandName) -> None:
         label, style = _CONFIRMATIONS[name].button, discord.ButtonStyle.danger
@@ -92,12 +92,12 @@ def _custom_id(control: Control, turn_id: int) -> str:
 
 
 def custom_ids(page: Page) -> list[str | None]:
-    """What the page's buttons are called on Discord, in their order."""
+    """The custom ids of the page's buttons, in order."""
     return [] if page.turn_id is None else [_custom_id(control, page.turn_id) for control in page.controls]
 
 
 def view_of(page: Page) -> discord.ui.View | None:
-    """A page's buttons; None takes away what was there."""
+    """A page's buttons; None removes existing ones."""
     if page.turn_id is None or not page.controls:
         return None
     view = discord.ui.View(timeout=None)

@@ -1,4 +1,5 @@
-"""What was said while we were away, read back from Discord: bounded in places and messages, one place after the other."""
+"""Reads back from Discord what was written during an absence: a bounded number of channels and messages, one channel after
+another."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from adapters.surface import DestinationGone, TryLater
 log = logging.getLogger(__name__)
 
 MAX_ROOMS = 50
-MAX_MESSAGES = 100  # in each
-MAX_ARCHIVED = 20  # threads that are looked for
+MAX_MESSAGES = 100  # per channel
+MAX_ARCHIVED = 20  # threads that are looked up
 _THREAD_AGE = timedelta(days=2)
 _PAUSE_SECONDS = 0.1
 
@@ -30,7 +31,7 @@ Room = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | disco
 
 
 async def read_missed(client: discord.Client, translator: Translator, handler: ThreadHandler, since: datetime) -> Missed:
-    """Messages since then in channels, active threads, and the threads and direct messages of known chats; in no order."""
+    """Messages since then in channels, active threads, and the threads and direct messages of known chats, in any order."""
     after = discord.Object(discord.utils.time_snowflake(since))
     rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)]
     rooms += await _archived_rooms(client, handler, since) + await _direct_rooms(client, handler)
@@ -52,7 +53,7 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
             for message in messages
             if translator.is_readable(message) and not is_automatic_message(message)
         ]
-        await asyncio.sleep(_PAUSE_SECONDS)  # there is no hurry, and others wait for the same limit
+        await asyncio.sleep(_PAUSE_SECONDS)  # not urgent, and other calls share the rate limit
     return Missed(posts, is_complete)
 
 
@@ -73,7 +74,7 @@ def _rooms_of(guild: discord.Guild) -> list[Room]:
 
 
 async def _archived_rooms(client: discord.Client, handler: ThreadHandler, since: datetime) -> list[Room]:
-    """Discord tells a bot the active threads only. One that was archived while we were away had a word of ours not long before."""
+    """Threads that were archived during the absence. Discord lists only active threads; our latest chats name the others."""
     chats = [chat for guild in client.guilds for chat in await handler.list_chats(PLATFORM, str(guild.id))]
     recent = sorted((chat for chat in chats if chat.updated_at >= since - _THREAD_AGE), key=lambda c: c.updated_at, reverse=True)
     thread_ids = dict.fromkeys(int(chat.key.thread) for chat in recent if chat.key.thread.isdecimal())
@@ -83,14 +84,14 @@ async def _archived_rooms(client: discord.Client, handler: ThreadHandler, since:
 
 
 async def _direct_rooms(client: discord.Client, handler: ThreadHandler) -> list[Room]:
-    """Discord does not tell a bot its direct messages; the chats do."""
+    """The direct messages of known chats. Discord does not list them."""
     channel_ids = dict.fromkeys(chat.key.channel for chat in await handler.list_chats(PLATFORM, DIRECT))
     found = [await _fetch(client, int(channel_id)) for channel_id in list(channel_ids)[:MAX_ROOMS]]
     return [channel for channel in found if isinstance(channel, discord.DMChannel)]
 
 
 async def _fetch(client: discord.Client, channel_id: int) -> object:
-    """None when it is gone or cannot be read."""
+    """The channel; None if it does not exist or cannot be read."""
     try:
         async with translated_errors():
             return await client.fetch_channel(channel_id)

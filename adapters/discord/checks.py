@@ -1,7 +1,7 @@
-"""What Discord says to the token: asked before every start, and by `threadsight doctor`.
+"""Checks the token with Discord: before every start, and for `threadsight doctor`.
 
 The calls: https://discord.com/developers/docs/resources/application#get-current-application (flags),
-https://discord.com/developers/docs/events/gateway#get-gateway-bot and /users/@me/guilds, which tells our permissions in each guild.
+https://discord.com/developers/docs/events/gateway#get-gateway-bot and /users/@me/guilds, which has our permissions in each guild.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NO_CONTENT = (
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """What the token is for. `num_shards`: how many connections Discord wants."""
+    """What the token belongs to. `num_shards`: how many connections Discord recommends."""
 
     application_id: str
     bot_name: str
@@ -48,11 +48,11 @@ async def _asking(token: str) -> AsyncIterator[aiohttp.ClientSession]:
         async with aiohttp.ClientSession(timeout=_TIMEOUT, headers={"Authorization": f"Bot {token.strip()}"}) as session:
             yield session
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        raise TryLater from error  # something else answers in Discord's place, perhaps
+        raise TryLater from error  # perhaps something other than Discord answers
 
 
 async def sign_in(token: str, api_url: str | None) -> SignIn:
-    """Raises TokenError, or TryLater when Discord cannot be reached."""
+    """Ask Discord what the token belongs to. Raises TokenError, or TryLater if Discord cannot be reached."""
     async with _asking(token) as session:
         user = await _get(session, api_url, "/users/@me")
         application = await _get(session, api_url, "/oauth2/applications/@me")
@@ -66,7 +66,7 @@ async def sign_in(token: str, api_url: str | None) -> SignIn:
 
 
 async def check(token: str, *, api_url: str | None = None, gateway_url: str | None = None) -> AsyncIterator[Finding]:
-    """`gateway_url`: another gateway than Discord's."""
+    """Yields a finding for each thing that a start needs. The URLs replace Discord's own."""
     try:
         found = await sign_in(token, api_url)
         async with _asking(token) as session:

@@ -1,4 +1,4 @@
-"""discord.py's client, and what happens there as calls of the dispatcher, which returns at once."""
+"""discord.py's client, and its events as calls of the dispatcher, which return at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adapters.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 
-READY_SECONDS = 2.0  # so long after the last server Discord is taken to have told all of them
+READY_SECONDS = 2.0  # after so long without another server, all are taken to be known
 MAX_RATELIMIT_SECONDS = 30.0
 _DEFAULT_GATEWAY = discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
 
@@ -34,7 +34,7 @@ class ThreadsightShards(discord.AutoShardedClient):
 AnyClient = ThreadsightClient | ThreadsightShards
 
 
-# nobody speaks here: discord.py need not warn about packages for voice
+# no voice here, so discord.py should not warn about packages for it
 discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
 
 
@@ -53,13 +53,14 @@ def make_client(*, has_content: bool, num_shards: int, ready_seconds: float) -> 
 
 
 def point_at(api_url: str | None, gateway_url: str | None) -> None:
-    """Which Discord discord.py talks to; it knows one for the whole program."""
+    """Set the addresses that discord.py uses, for the whole process."""
     discord.http.Route.BASE = api_url or API_URL
     discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = URL(gateway_url) if gateway_url else _DEFAULT_GATEWAY
 
 
 class Listener:
-    """`when_ready` is called after every sign-in, not after a resumed connection, which misses nothing."""
+    """Passes a client's events on. `when_ready` is called after every sign-in, but not after a resumed connection, which misses
+    nothing."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class Listener:
         self._begin(self._when_ready())
 
     async def on_shard_ready(self, shard_id: int) -> None:
-        if self._was_ready:  # one of several connections began anew; discord.py does not call all of them ready again
+        if self._was_ready:  # one of several connections started again; discord.py does not call on_ready for that
             self._begin(self._when_ready())
 
     async def on_resumed(self) -> None:

@@ -1,4 +1,4 @@
-"""The commands and message menus, and telling Discord about them: only when they changed, for it counts that."""
+"""The commands and message menus, and their registration with Discord: only when they changed, because it is rate-limited."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _carrying_out(actions: Actions, command: Command) -> Any:
 
 
 async def sync(tree: Commands, handler: ThreadHandler, application_id: int) -> None:
-    """Tell Discord about the commands unless it knows them. Raises what discord.py raises."""
+    """Register the commands with Discord unless they are registered already. Raises discord.py's errors."""
     payload = json.dumps([command.to_dict(tree) for command in tree.get_commands()], sort_keys=True)
     state = f"{application_id} {hashlib.sha256(payload.encode()).hexdigest()}"
     if await handler.read_note(PLATFORM, _NOTE) == state:

@@ -1,4 +1,4 @@
-"""Where an answer goes on Discord, as one line of text that the bot keeps with the turn."""
+"""Where an answer goes on Discord, as one line of text that the bot stores with the turn."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TOKEN_SECONDS = 14 * 60.0  # an interaction's token lives 15 minutes
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """`channel` is the innermost one: a thread, or a channel. `reply_to`: the message that the answer replies to, or empty.
+    """`channel` is the thread if there is one, else the channel. `reply_to`: the message that the answer replies to, or empty.
 
-    `has_hint`: say under the answer how to go on, where I do not see ordinary messages. An answer to an interaction has its `token`
-    until `token_until` (seconds since 1970); afterwards the channel is written to, when `is_member`.
+    `has_hint`: explain under the answer how to continue, because ordinary messages there are not visible to us. An answer to an
+    interaction uses its `token` until `token_until` (seconds since 1970), and afterwards writes to the channel if `is_member`.
     """
 
     guild: str
@@ -27,10 +27,11 @@ class Destination:
     token: str = ""
     token_until: float = 0.0
     is_member: bool = True
-    is_alt_text: bool = False  # one short text that only the person who asked sees
+    is_alt_text: bool = False  # one short text that only the person who asked can see
 
     def has_token(self, now: float) -> bool:
-        """Whether its token works at this time. Raises DestinationGone when it does not any more, and nothing else leads there."""
+        """Whether its token is valid at `now` (seconds since 1970). Raises DestinationGone if it is not and there is no other way
+        to write there."""
         if not self.token or now < self.token_until:
             return bool(self.token)
         if not self.is_member:
@@ -41,11 +42,11 @@ class Destination:
         return json.dumps(astuple(self), separators=(",", ":"))
 
     def __repr__(self) -> str:
-        return f"Place(guild={self.guild}, channel={self.channel})"  # a token belongs into no log
+        return f"Place(guild={self.guild}, channel={self.channel})"  # without the token, which must not be logged
 
 
 def parse_destination(text: str) -> Destination:
-    """The inverse of `str(destination)`. Raises DestinationGone when it is none."""
+    """The inverse of `str(destination)`. Raises DestinationGone if the text is not one."""
     try:
         destination = Destination(*json.loads(text))
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Pictures from Discord's own hosts. Their addresses expire; then the message is read once more, which gives fresh ones."""
+"""Pictures from Discord's own hosts. Their URLs expire; then the message is read again, for new ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NO_LONGER_THERE = "it is no longer there"
 
 
 class Expired(Exception):
-    """The address does not work (any more)."""
+    """The URL does not work, or no longer."""
 
 
 class Downloads:
-    """`api_url`: its host may be asked too."""
+    """Downloads from Discord's hosts, and from `api_url`'s host if given. Times are in seconds."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class Downloads:
         )
 
     async def fetch(self, address: str, max_bytes: int) -> bytes:
-        """Raises Expired, or AttachmentError."""
+        """Download at most `max_bytes`. Raises Expired or AttachmentError."""
         return (await self._downloader.fetch(address, max_bytes)).data
 
     def is_discords(self, address: str) -> bool:
-        """Whether we would download from there."""
+        """Whether we download from this URL's host."""
         try:
             return self._is_ours(URL(address))
         except ValueError:

@@ -1,6 +1,6 @@
-"""Where a Discord message may hold pictures: attachments, forwarded messages, stickers, and what Discord made of links.
+"""The places of pictures in a Discord message: attachments, forwarded messages, stickers, and embeds of links.
 
-What a file is, its bytes tell; neither its name nor the type that Discord gives decides anything here.
+Only a file's bytes decide what it is; neither its name nor the type that Discord gives is used here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from adapters.base import Attachment, AttachmentError
 from adapters.discord.files import NO_LONGER_THERE, Downloads, Expired
 
 LINK = re.compile(r"https?://[^\s<>|]+", re.IGNORECASE)
-_IMAGE_EMBEDS = frozenset({"image", "gifv"})  # a link straight to a picture; every other kind has a preview of a page
+_IMAGE_EMBEDS = frozenset({"image", "gifv"})  # a direct link to a picture; every other kind is the preview of a page
 
 Reread = Callable[[], Awaitable[discord.Message | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something that may be a picture. `id` finds it again when the message is read once more. `reason`: why it cannot be one."""
+    """Something that may be a picture. `id` identifies it when the message is read again. `reason`: why it cannot be one."""
 
     id: str
     name: str
@@ -33,7 +33,8 @@ class Source:
 
 
 def sources_in(message: discord.Message, *, with_previews: bool) -> tuple[Source, ...]:
-    """In the order in which people see them. `with_previews`: also the pictures that Discord shows for links to pages."""
+    """A message's possible pictures, in the order shown. `with_previews`: also the pictures that Discord shows for links to
+    pages."""
     found = [_attached(attachment) for attachment in message.attachments]
     embeds = list(message.embeds)
     for snapshot in message.message_snapshots:
@@ -44,13 +45,13 @@ def sources_in(message: discord.Message, *, with_previews: bool) -> tuple[Source
 
 
 def has_unresolved_link(message: discord.Message) -> bool:
-    """Whether Discord may still be looking at a link that is all the message has."""
+    """Whether the message has only a link, whose embed Discord may not have added yet."""
     is_suppressed = message.flags.suppress_embeds
     return not (message.embeds or message.attachments or message.stickers or is_suppressed) and bool(LINK.search(message.content))
 
 
 def attachments_of(sources: Iterable[Source], downloads: Downloads, reread: Reread | None) -> tuple[Attachment, ...]:
-    """`reread` reads their message once more, for fresh addresses."""
+    """Make attachments. `reread` reads their message again, for new URLs."""
     return tuple(
         Attachment(source.name, _fetcher(source, downloads, reread), source.size, source.link)
         for source in sources
@@ -59,7 +60,7 @@ def attachments_of(sources: Iterable[Source], downloads: Downloads, reread: Rere
 
 
 def unusable(name: str, reason: str) -> Attachment:
-    """Named in the answer with its reason."""
+    """An attachment that cannot be used; the answer names it with the reason."""
 
     async def fetch(max_bytes: int) -> bytes:
         raise AttachmentError(reason)

@@ -1,7 +1,6 @@
-"""The modal in which somebody writes the question about a message's picture.
+"""The modal in which a person writes a question about a message's picture.
 
-It stays open as long as that person likes, so its id says which message it is about: what is written there is understood after a
-restart too.
+It may stay open for any time, so its id contains the message's id: it still works after a restart.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import discord
 from adapters.base import Attachment
 from adapters.discord.buttons import Interaction
 
-# "window" is what earlier versions called it, and modals stay open over an upgrade.
+# Earlier versions called it "window", and a modal may stay open during an upgrade.
 _ID = re.compile(r"threadsight:window:(?P<message>\d{1,20}):[0-9a-f]{8}")
-_OPEN_SECONDS = 3_600.0  # afterwards the message is read once more
+_OPEN_SECONDS = 3_600.0  # afterwards the message is read again
 
 
 class QuestionHandler(Protocol):
-    """Deals with what was written. `open_modals` are the ids of those that are known to this program."""
+    """Handles submitted questions. `open_modals` are the ids of the modals that this process has opened."""
 
     open_modals: set[str]
 
@@ -56,13 +55,13 @@ class QuestionModal(discord.ui.Modal):
 
 
 def message_of(custom_id: str) -> int | None:
-    """The message that a modal is about; None when it is not ours. It is in the channel where the modal was opened."""
+    """The id of the message that a modal is about, in the channel where it was opened; None if the modal is not ours."""
     match = _ID.fullmatch(custom_id)
     return None if match is None else int(match["message"])
 
 
 def question_in(data: Any) -> str:
-    """What was written into a modal (https://discord.com/developers/docs/components/reference#label)."""
+    """The text of a submitted modal (https://discord.com/developers/docs/components/reference#label)."""
     for label in data.get("components") or ():
         component = label.get("component") or {}
         if isinstance(component.get("value"), str):

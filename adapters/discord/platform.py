@@ -1,4 +1,4 @@
-"""Discord, as the program sees it. discord.py is imported only inside these functions."""
+"""Discord's platform description. discord.py is imported only inside these functions."""
 
 from __future__ import annotations
 

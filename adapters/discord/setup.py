@@ -1,6 +1,6 @@
 """The Discord application: the permissions that the bot needs and why, its invite links, and the steps to the first answer.
 
-Needs no package of Discord's, so that it can be read before anything is installed. Invite links:
+Does not need discord.py, so that it works before the extra is installed. Invite links:
 https://discord.com/developers/docs/topics/oauth2#bot-authorization-flow.
 """
 
@@ -22,7 +22,8 @@ _NOT_TOLD = "I could not ask Discord for your application's id, so put it into t
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """`bit` is Discord's; `without` is what does not work without it, as the rest of a sentence that begins with "without it"."""
+    """`bit` is Discord's permission bit; `without` says what does not work without it, as the rest of a sentence that begins with
+    "without it"."""
 
     name: str
     bit: int
@@ -40,12 +41,12 @@ ADMINISTRATOR = 1 << 3
 
 
 def missing_permissions(granted: int) -> tuple[Permission, ...]:
-    """Those that are not among these bits."""
+    """The needed permissions that are not among the bits of `granted`."""
     return () if granted & ADMINISTRATOR else tuple(p for p in PERMISSIONS if not granted & p.bit)
 
 
 def invite_link(application_id: str) -> str:
-    """For whoever may add bots to a server."""
+    """The link for people who may add bots to a server."""
     wanted = sum(permission.bit for permission in PERMISSIONS)
     return (
         f"https://discord.com/oauth2/authorize?client_id={application_id}&permissions={wanted}"
@@ -54,21 +55,21 @@ def invite_link(application_id: str) -> str:
 
 
 def user_install_link(application_id: str) -> str:
-    """For one person, who then has the commands everywhere."""
+    """The link for one person, who can then use the commands everywhere."""
     return f"https://discord.com/oauth2/authorize?client_id={application_id}&integration_type=1&scope=applications.commands"
 
 
 def is_token(text: str) -> bool:
-    """Whether it can be sent as a token at all: one with a line break in it cannot."""
+    """Whether the text can be sent as a token; one with a line break, for example, cannot."""
     return text.isascii() and text.strip().isprintable()
 
 
 class ApplicationUnknown(Exception):
-    """Discord did not tell which application a token is for; the text is a sentence for the person who sets it up."""
+    """Discord did not say which application a token belongs to. The text is a sentence for the operator."""
 
 
 async def application_id(token: str, api_url: str | None) -> str:
-    """Asked of Discord. Raises ApplicationUnknown."""
+    """Ask Discord for the application's id. Raises ApplicationUnknown."""
     if not is_token(token):
         raise ApplicationUnknown(WRONG_TOKEN)
     try:
@@ -84,7 +85,7 @@ async def application_id(token: str, api_url: str | None) -> str:
 
 
 def setup_steps(application_id: str | None, remark: str | None = None) -> str:
-    """What to do, step by step. Without an id the invite links have a place for it. `remark`: what is wrong so far."""
+    """The steps to set up the bot. Without an id the invite links have a placeholder. `remark`: what is wrong so far."""
     id_ = application_id or "APPLICATION_ID"
     where_id = "" if application_id else "\n   (APPLICATION_ID stands under “General Information” in the portal.)"
     rights = "\n".join(f"     - {permission.name}: without it {permission.without}." for permission in PERMISSIONS)

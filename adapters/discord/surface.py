@@ -1,8 +1,9 @@
-"""An answer's place on Discord: a channel, a thread, or the reply to a command, which is written with the interaction's token.
+"""Writes an answer on Discord: in a channel, in a thread, or as the reply to a command, with the interaction's token.
 
-A new message carries a nonce that stays the same until Discord has said that it stands, so that a repeated attempt does not double
-it (https://discord.com/developers/docs/resources/message#create-message, enforce_nonce). The first message of an answer always has
-the same: a program that was killed before it heard of that message finds it again, if it returns within a few minutes.
+A new message has a nonce, which stays the same until Discord has confirmed the message, so that a repeated attempt creates no
+second one (https://discord.com/developers/docs/resources/message#create-message, enforce_nonce). The nonce of an answer's first
+message is always the same: a program that was killed before the confirmation finds the message again, if it restarts within a few
+minutes.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from adapters.markdown import heal
 from adapters.surface import DestinationGone, Page, TryLater
 
 MAX_MESSAGE_CHARS = 2_000
-CANNOT_REPLY = 160002  # without the right to read what was said before
-MAX_ALT_TEXT_CHARS = 1_024  # what Discord takes as a picture's description
+CANNOT_REPLY = 160002  # because the bot may not read the message history
+MAX_ALT_TEXT_CHARS = 1_024  # Discord's limit for a picture's description
 HINT = "To go on, mention me or reply to me: I do not see other messages here."
 _ORIGINAL = "@original"
-MAX_FOLLOW_UPS = 5  # beside the first, where only the person installed the app (interactions/receiving-and-responding)
+MAX_FOLLOW_UPS = 5  # after the first, where only the person installed the app (interactions/receiving-and-responding)
 CUT = "My answer is longer, but Discord lets me write no more messages here. Ask me for the rest, or for a shorter answer."
-_CUT_ID = "cut"  # the reply id of what is not shown
+_CUT_ID = "cut"  # the reply id of pages that are not shown
 _HINT_ROOM, _CUT_ROOM = len(HINT) + 8, len(CUT) + 8
 _ENDLESS = 1_000_000
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)")
@@ -41,12 +42,12 @@ Clock = Callable[[], float]
 
 
 def original_id(interaction_id: int) -> str:
-    """The reply id of what Discord shows while a command is being answered ("... is thinking"), until the first edit."""
+    """The reply id of Discord's placeholder while a command is being answered ("... is thinking"), until the first edit."""
     return f"{_ORIGINAL}:{interaction_id}"
 
 
 def render(page: Page, *, hint: str | None = None) -> str:
-    """The page as a message's content. Our own sentences stand under the text, in small print."""
+    """The page as a message's content. Our own sentences are under the text, in small print."""
     text = (heal(page.text) if page.is_open else page.text).rstrip()
     sentences = [sentence for sentence in (page.status, *page.notices, hint) if sentence]
     small = [f"-# {_one_line(sentence)}" for sentence in sentences]
@@ -54,7 +55,7 @@ def render(page: Page, *, hint: str | None = None) -> str:
 
 
 def cut_at_sentence(text: str, max_chars: int) -> str:
-    """The beginning of a text: whole sentences, or whole words when the first sentence is too long."""
+    """Shorten a text to `max_chars` characters: whole sentences, or whole words if the first sentence is too long."""
     text = text.strip()
     if len(text) <= max_chars:
         return text
@@ -66,23 +67,23 @@ def cut_at_sentence(text: str, max_chars: int) -> str:
 
 
 class DiscordSurface:
-    """`clock` gives seconds since 1970."""
+    """Writes an answer at `destination`. `clock` returns seconds since 1970."""
 
     def __init__(self, client: Callable[[], discord.Client], destination: Destination, *, clock: Clock = time.time) -> None:
-        """`client`: the one that is signed in now; it may be replaced while an answer is written."""
+        """`client` returns the one that is signed in now, which may change while an answer is written."""
         self.channel = destination.channel
         self.max_page_chars = MAX_MESSAGE_CHARS - (_HINT_ROOM if destination.has_hint else 0)
         if destination.is_alt_text:
-            self.max_page_chars = _ENDLESS  # one message, which shows its beginning
+            self.max_page_chars = _ENDLESS  # one message, which shows the beginning
         elif destination.token and not destination.is_member:
             self.max_page_chars -= _CUT_ROOM
         self._client = client
         self._destination = destination
         self._clock = clock
-        self._follow_ups: dict[str, Page] = {}  # with the token, as far as this surface wrote them
+        self._follow_ups: dict[str, Page] = {}  # written with the token by this surface
         self._nonce: str | None = None
         self._has_replied = False
-        self._has_begun = False  # to write; the next message is not the answer's first
+        self._has_begun = False  # the next message is not the answer's first
 
     async def show_typing(self) -> None:
         if not self._has_token():
@@ -100,7 +101,7 @@ class DiscordSurface:
         async with _writing():
             message = await self._send(content, page, self._nonce)
         self._nonce, self._has_replied = None, True
-        if is_repeated and not _is_shown(message, content, page):  # an earlier attempt did arrive, with less text
+        if is_repeated and not _is_shown(message, content, page):  # an earlier attempt succeeded, with less text
             await self.edit(str(message.id), page)
         return str(message.id)
 
@@ -172,14 +173,15 @@ class DiscordSurface:
         return str(message.id)
 
     async def _cut(self, page: Page) -> None:
-        """The last message that could be written says that there is more, and has the buttons of `page`, which is not shown."""
+        """Show in the last possible message that there is more text, with the buttons of `page`, which is not shown."""
         if not self._follow_ups:
             return
         reply_id, last = list(self._follow_ups.items())[-1]
         await self.edit(reply_id, replace(last, notices=(CUT,), controls=page.controls, turn_id=page.turn_id, is_open=False))
 
     async def _edit_with_token(self, name: str, page: Page) -> str:
-        """discord.py's own way has no flags, without which links would unfurl. Returns the message's id."""
+        """Edit with the interaction's token. Returns the message's id. discord.py's own method cannot set flags, which prevent link
+        previews."""
         view = None if self._destination.is_alt_text else view_of(page)
         route = discord.http.Route(
             "PATCH",
@@ -198,7 +200,8 @@ class DiscordSurface:
         return str(message["id"])
 
     def _first_nonce(self, turn_id: int | None) -> str:
-        """The question's place stands in it too: another database counts its turns anew."""
+        """The nonce of the answer's first message. It includes the question's id, because another database may reuse the turn's
+        id."""
         return hashlib.blake2b(f"{self._destination} {turn_id}".encode(), digest_size=12).hexdigest()
 
     def _has_token(self) -> bool:
@@ -238,5 +241,5 @@ def _with_view(page: Page) -> dict[str, Any]:
 
 
 def _one_line(sentence: str) -> str:
-    """Ours, but it may quote a file's name: that makes no link."""
+    """Make our own sentence safe: it may quote a file's name, which must not become a link."""
     return " ".join(sentence.split()).replace("](", "] (")

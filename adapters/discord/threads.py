@@ -1,4 +1,4 @@
-"""Where a chat goes on that begins with a message: in a thread on it, or in place."""
+"""Where a new chat takes place: in a thread on its first message, or where that message is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MARKS = re.compile(r"[*_`~|>#\\]+")
 
 
 async def begin_chat(client: discord.Client, post: Post, *, has_content: bool) -> tuple[ThreadKey, Destination]:
-    """A message that already stands in a thread, a direct message, or a channel without threads is answered in place.
+    """Begin a chat with a message. In a thread, a direct message, or a channel without threads it is answered in place.
 
     Raises DestinationGone.
     """
@@ -45,7 +45,7 @@ async def begin_chat(client: discord.Client, post: Post, *, has_content: bool) -
 
 
 def destination_in(client: discord.Client, post: Post) -> Destination:
-    """Where an answer goes within a chat. In a thread of our own it needs no reply."""
+    """Where an answer in an existing chat goes. In one of our own threads it is not a reply."""
     channel = client.get_channel(int(post.room))
     own_id = client.user.id if client.user is not None else 0
     is_ours = isinstance(channel, discord.Thread) and channel.owner_id == own_id
@@ -53,12 +53,12 @@ def destination_in(client: discord.Client, post: Post) -> Destination:
 
 
 async def _tell_that_i_cannot_write(client: discord.Client, post: Post) -> bool:
-    """Whether I may not write there; the person is told by a direct message, for silence would be the only other answer."""
+    """Returns True if we cannot write here, after telling the author by direct message."""
     channel = client.get_channel(int(post.room))
     if not isinstance(channel, discord.abc.GuildChannel | discord.Thread) or post.workspace == DIRECT:
         return False
     if isinstance(channel, discord.Thread) and channel.parent is None:
-        return False  # its rights come from there
+        return False  # a thread's permissions come from its parent
     rights = channel.permissions_for(channel.guild.me)
     if rights.send_messages_in_threads if isinstance(channel, discord.Thread) else rights.send_messages:
         return False
@@ -73,7 +73,7 @@ async def _tell_that_i_cannot_write(client: discord.Client, post: Post) -> bool:
 
 async def _open_thread(client: discord.Client, post: Post) -> str | None:
     channel = None if post.thread is not None or post.workspace == DIRECT else client.get_channel(int(post.channel))
-    if not isinstance(channel, discord.TextChannel):  # announcement channels are text channels too
+    if not isinstance(channel, discord.TextChannel):  # includes announcement channels
         return None
     rights = channel.permissions_for(channel.guild.me)
     if not (rights.create_public_threads and rights.send_messages_in_threads):
@@ -94,7 +94,7 @@ async def _open_thread(client: discord.Client, post: Post) -> str | None:
 
 
 def thread_name(question: str) -> str:
-    """The question, as far as it fits, without links and marks."""
+    """A thread's name: the question without links and markup, cut to fit."""
     words = _MARKS.sub(" ", LINK.sub(" ", question)).split()
     printable = "".join(character for character in " ".join(words) if character.isprintable())
     if len(printable) > MAX_NAME_CHARS:

@@ -19,9 +19,9 @@ from adapters.discord.images import attachments_of, has_unresolved_link, sources
 from adapters.post import Post, asked_once, no_attachments
 from adapters.surface import DestinationGone, TryLater
 
-EMBED_SECONDS = 3.0  # so long Discord may take to look at a link
+EMBED_SECONDS = 3.0  # how long we wait for Discord to resolve a link
 _NUM_LOOKED_BACK = 20
-_NEARBY = timedelta(minutes=10)  # in a channel where everybody talks
+_NEARBY = timedelta(minutes=10)  # in a channel with many people
 _MAX_REMEMBERED = 500
 _PEOPLES_TYPES = frozenset({discord.MessageType.default, discord.MessageType.reply})
 _MENTION = re.compile(r"<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>")
@@ -29,7 +29,8 @@ _SPACES = re.compile(r"[ \t]{2,}")
 
 
 class Translator:
-    """`has_content`: whether Discord shows us what messages say that are not said to us."""
+    """Makes posts. `has_content`: whether Discord shows us the content of messages that are not for us. `embed_seconds`: how long
+    to wait for a link's embed."""
 
     def __init__(
         self, client: discord.Client, downloads: Downloads, *, has_content: bool, embed_seconds: float = EMBED_SECONDS
@@ -40,16 +41,16 @@ class Translator:
         self._embed_seconds = embed_seconds
         self._resolved: BoundedDict[int, discord.Message] = BoundedDict(
             _MAX_REMEMBERED
-        )  # messages whose links Discord has looked at
+        )  # messages whose links Discord has resolved
         self._waiting: dict[int, asyncio.Event] = {}
-        self._threads: BoundedDict[int, discord.Thread] = BoundedDict(_MAX_REMEMBERED)  # that discord.py does not know
+        self._threads: BoundedDict[int, discord.Thread] = BoundedDict(_MAX_REMEMBERED)  # threads that discord.py does not know
 
     def is_readable(self, message: discord.Message) -> bool:
-        """Whether we see what it says: always what is said to us, everything with the message-content intent."""
+        """Whether we see the message's content: always if it is for us, with the message-content intent also others."""
         return self._has_content or message.guild is None or self._is_mention(message)
 
     def post(self, message: discord.Message) -> Post:
-        """Asks Discord for nothing yet. Only of an archived thread it is not known which one it is: that is asked for later."""
+        """Translate a message, without a request to Discord. Only an archived thread has to be looked up later, by `complete`."""
         channel = message.channel
         if message.guild is None or not isinstance(channel, discord.PartialMessageable):
             return self._post(message, channel)
@@ -75,7 +76,7 @@ class Translator:
 
         return Post(
             workspace=workspace_of(message.guild),
-            conversation=str(channel.id if is_direct or thread is not None else message.id),  # whose thread will have its id
+            conversation=str(channel.id if is_direct or thread is not None else message.id),  # a new thread has this id
             channel=str(parent_id),
             thread=None if thread is None else str(thread.id),
             message_id=str(message.id),
@@ -93,19 +94,19 @@ class Translator:
         )
 
     def saw_update(self, message: discord.Message) -> None:
-        """Discord has looked at a message's links."""
+        """Note that Discord has resolved a message's links."""
         if message.embeds:
             self._resolved[message.id] = message
             if waiting := self._waiting.get(message.id):
                 waiting.set()
 
     def images_of(self, message: discord.Message) -> tuple[Attachment, ...]:
-        """All that a message shows, previews of pages too."""
+        """All pictures that a message shows, including previews of pages."""
         sources = sources_in(message, with_previews=True)
         return attachments_of(sources, self._downloads, lambda: self._reread(message))
 
     async def read(self, channel_id: int, guild_id: int | None, message_id: int) -> discord.Message | None:
-        """None when it is gone or cannot be read."""
+        """Read a message; None if it does not exist or cannot be read."""
         try:
             async with translated_errors():
                 return await self._client.get_partial_messageable(channel_id, guild_id=guild_id).fetch_message(message_id)
@@ -115,10 +116,10 @@ class Translator:
     # -- pictures ----------------------------------------------------------------------------------------------------------
 
     async def _attachments(self, message: discord.Message, *, is_for_us: bool, is_own_room: bool) -> tuple[Attachment, ...]:
-        """The message's own; those of the message that it replies to when it has none."""
+        """The message's own pictures, or else those of the message that it replies to."""
         if is_for_us and has_unresolved_link(message):
             message = await self._with_embeds(message)
-        # A page's preview is the picture only of a message that mentions us in the open: in a conversation it may be an aside.
+        # A page's preview counts only in a channel, in a message that mentions us: in a conversation the link may be an aside.
         sources = sources_in(message, with_previews=is_for_us and not is_own_room and message.guild is not None)
         own = attachments_of(sources, self._downloads, lambda: self._reread(message))
         if own:
@@ -129,7 +130,7 @@ class Translator:
         return self.images_of(replied_to)
 
     async def _with_embeds(self, message: discord.Message) -> discord.Message:
-        """The message once Discord has looked at its links, or as it is."""
+        """The message after Discord has resolved its links, or as it is if that takes too long."""
         if message.id not in self._resolved:
             waiting = self._waiting[message.id] = asyncio.Event()
             try:
@@ -169,14 +170,15 @@ class Translator:
         return look_back
 
     async def _earlier(self, message: discord.Message, channel: discord.abc.MessageableChannel) -> AsyncIterator[discord.Message]:
-        """Newest first: in a thread or a direct message everything nearby, in a channel what the same person just wrote."""
+        """Yields earlier messages, newest first: in a thread or a direct message the nearby ones, in a channel the same person's
+        latest."""
         is_conversation = isinstance(channel, discord.Thread) or message.guild is None
         history: list[discord.Message] = []
         try:
             async with translated_errors():
                 history = [each async for each in channel.history(limit=_NUM_LOOKED_BACK, before=message)]
         except (DestinationGone, TryLater, CannotEdit):
-            pass  # then we know of nothing earlier
+            pass  # then there is nothing earlier for us
         for earlier in history:
             is_same_person = earlier.author.id == message.author.id
             if is_conversation or (is_same_person and message.created_at - earlier.created_at <= _NEARBY):
@@ -196,14 +198,14 @@ class Translator:
         return self._client.user.id if self._client.user is not None else 0
 
     def _is_mention(self, message: discord.Message) -> bool:
-        """By name, by our own role, or by a reply to us that rings."""
+        """Whether it mentions us: by name, by our own role, or by a reply that notifies us."""
         role = message.guild.self_role if message.guild is not None else None
         return any(user.id == self._own_id for user in message.mentions) or (
             role is not None and any(each.id == role.id for each in message.role_mentions)
         )
 
     async def _thread_or(self, channel: discord.PartialMessageable) -> discord.abc.MessageableChannel:
-        """A thread that was archived is not known to discord.py, and then neither is what it lies in."""
+        """The thread's channel object. discord.py does not know archived threads, nor their parents."""
         try:
             async with translated_errors():
                 fetched = await self._client.fetch_channel(channel.id)
@@ -215,7 +217,7 @@ class Translator:
         return fetched
 
     def _text(self, message: discord.Message) -> str:
-        """What was said, with names for mentions and without the mention of us."""
+        """The message's text, with names for mentions and without the mention of us."""
         role = message.guild.self_role if message.guild is not None else None
         users = {user.id: user.display_name for user in message.mentions}
         roles = {each.id: each.name for each in message.role_mentions}
@@ -235,7 +237,7 @@ class Translator:
 
 
 def is_automatic_message(message: discord.Message) -> bool:
-    """Whether no person wrote it for others to read: bots, webhooks, Discord itself; voice messages have no words either."""
+    """Whether the message is not written by a person: bots, webhooks, Discord itself; also voice messages, which have no text."""
     is_of_people = message.type in _PEOPLES_TYPES and message.webhook_id is None
     return message.author.bot or not is_of_people or message.flags.voice
 

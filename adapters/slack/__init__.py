@@ -1,1 +1,1 @@
-"""Slack. `settings.py`, `platform.py` and `setup.py` work without Slack's packages; everything else needs the extra `slack`."""
+"""Slack. `settings.py`, `platform.py` and `setup.py` work without Slack's packages; all other modules need the extra `slack`."""

@@ -1,4 +1,4 @@
-"""Everything but messages that people can do: buttons, the shortcut, /threadsight, !words in threads, and the app's home."""
+"""What people can do besides writing messages: buttons, the shortcut, /threadsight, !words in threads, and the app's home."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ HELP = (
 
 Body = Mapping[str, Any]
 Respond = Callable[..., Awaitable[Any]]
-"""Bolt's: answers an interaction by its own address (https://docs.slack.dev/interactivity/handling-user-interaction)."""
+"""Bolt's function that answers an interaction at its response_url
+(https://docs.slack.dev/interactivity/handling-user-interaction)."""
 
 
 class Actions:
@@ -70,7 +71,7 @@ class Actions:
     # -- in threads --------------------------------------------------------------------------------------------------------
 
     async def run_word(self, post: Post) -> None:
-        """The message was one of our !words, in a thread of ours or said to us."""
+        """Carry out one of our !words, in one of our threads or in a message to us."""
         command = WORDS[post.text.strip().lower()]
         key = ThreadKey(PLATFORM, post.workspace, post.channel, post.thread or post.message_id.rpartition(":")[2])
         workspace = await self._workspaces.find(post.workspace)
@@ -81,7 +82,7 @@ class Actions:
         await self._tell(workspace, post.channel, post.author.id, post.thread, sentence, blocks)
 
     async def confirmed(self, workspace: Workspace, body: Body, respond: Respond) -> None:
-        """The button under the question whether a command shall really be carried out; what it did takes the question's place."""
+        """Carry out a command whose confirmation button was pressed. The result replaces the question."""
         name = CONFIRM_ACTIONS.get(str((body.get("actions") or [{}])[0].get("action_id") or ""))
         if name is None:
             return
@@ -97,7 +98,7 @@ class Actions:
             await self._tell(workspace, channel, person.id, thread or None, sentence)
 
     async def _done(self, name: CommandName, key: ThreadKey, person: Author) -> str:
-        """Do it, about the chat `key` if it is about a chat; returns what to say."""
+        """Carry out a command, on the chat `key` if it is about a chat. Returns what to tell the person."""
         match name:
             case CommandName.RESET:
                 return await self._dispatcher.reset(key)
@@ -111,7 +112,7 @@ class Actions:
                 raise AssertionError("a question is asked in its form")
 
     async def button(self, workspace: Workspace, body: Body) -> None:
-        """Stop, Regenerate, or a rating."""
+        """Carry out a button under an answer: Stop, Regenerate, or a rating."""
         chosen = read_value(str((body.get("actions") or [{}])[0].get("value") or ""))
         container = body.get("container") or {}
         channel = str((body.get("channel") or {}).get("id") or container.get("channel_id") or "")
@@ -130,7 +131,7 @@ class Actions:
             await self._tell(workspace, channel, person.id, thread, sentence)
 
     async def native_stop(self, workspace: Workspace, event: Body) -> None:
-        """Slack's own Stop button, of an app that is declared an agent."""
+        """Handle Slack's own Stop button, which an app has if it is declared an agent."""
         channel, thread = str(event.get("channel") or ""), str(event.get("thread_ts") or "")
         person = Author(str(event.get("user") or ""), "")
         answer = self._handler.running_answer(ThreadKey(PLATFORM, workspace.id, channel, thread))
@@ -148,7 +149,7 @@ class Actions:
     # -- questions by shortcut and command ---------------------------------------------------------------------------------
 
     async def open_question(self, workspace: Workspace, body: Body) -> None:
-        """The shortcut on a message: ask for the question in a modal."""
+        """Handle the shortcut on a message: open a modal that asks for the question."""
         message, channel, person = body.get("message") or {}, str((body.get("channel") or {}).get("id") or ""), _person(body)
         files = list(message.get("files") or ())
         for shared in message.get("attachments") or ():
@@ -164,7 +165,7 @@ class Actions:
         await self._open_view(workspace, body, what, refusal, asks_for_files=False)
 
     async def command(self, workspace: Workspace, body: Body, respond: Respond) -> None:
-        """/threadsight; what it says is for the person alone."""
+        """Handle /threadsight. The response is shown to the person only."""
         channel = str(body.get("channel_id") or "")
         person = Author(str(body.get("user_id") or ""), str(body.get("user_name") or ""))
         command = _SLASHES.get(str(body.get("text") or "").strip().lower(), _COMMANDS_BY_NAME[CommandName.HELP])
@@ -184,7 +185,7 @@ class Actions:
             await respond(text=html.escape(sentence, quote=False), blocks=blocks, response_type="ephemeral")
 
     async def answer_question(self, workspace: Workspace, body: Body) -> None:
-        """The modal was sent off: ask in the message's thread, or in a thread of its own."""
+        """Handle a submitted modal: ask in the message's thread, or in a new thread."""
         view, person = body["view"], _person(body)
         what = json.loads(view["private_metadata"])
         values = view["state"]["values"]
@@ -248,7 +249,7 @@ class Actions:
         except (DestinationGone, Refused):
             return _NOT_HERE
         except TryLater:
-            return None  # it shows when we write
+            return None  # we find out when we write
         return None if found.get("is_member") or found.get("is_im") or found.get("is_mpim") else _NOT_HERE
 
     async def _open_view(self, workspace: Workspace, body: Body, what: Body, refusal: str | None, *, asks_for_files: bool) -> None:
@@ -278,7 +279,8 @@ class Actions:
         sentence: str,
         blocks: list[Block] | None = None,
     ) -> None:
-        """For this person alone; in a direct message that is everybody. `blocks` are shown in place of the sentence."""
+        """Show a sentence to this person only; in a direct message, as an ordinary message. `blocks` are shown instead of the
+        sentence."""
         text = html.escape(sentence, quote=False)
         try:
             async with translated_errors():

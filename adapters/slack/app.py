@@ -1,7 +1,7 @@
-"""The Slack adapter: signs in, listens (Socket Mode or HTTP), and gives everything to its parts; the dispatcher decides.
+"""The Slack adapter: signs in, listens (Socket Mode or HTTP), and passes events to its parts; the dispatcher decides.
 
-Slack is told at once that something arrived; the work is done in tasks of our own. Whatever the app subscribes to without our
-needing it is acknowledged too, or Slack would send it four times.
+Everything is acknowledged at once, and the work is done in our own tasks. Events that the app subscribes to but does not need are
+acknowledged too; otherwise Slack would send each four times.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-FINISH_SECONDS = 1.0  # for what has come in last
+FINISH_SECONDS = 1.0  # for what arrived last
 CHANNEL_SECONDS = 1.0  # chat.postMessage: about one a second in each channel
 WRITES_PER_SECOND = 1.6  # chat.appendStream: 100 in a minute
-_MAX_POSTED = 10_000  # messages that we know to be ours, so that one whose confirmation was lost can be told from them
+_MAX_POSTED = 10_000  # messages known to be ours, to distinguish one whose confirmation was lost
 _NEEDED_SCOPES = frozenset({"app_mentions:read", "chat:write"})
 
 
 class SlackAdapter:
     """One app on Slack.
 
-    With `bot_token` it serves one workspace; with `client_id`, `client_secret` and `database_url` (where their tokens are kept) all
-    that install it. `api_url` is another Web API than Slack's. `routes()` belong on the page's server in http mode, and for
-    installing. `run` raises AdapterError when a token is wrong or a right is missing without which nothing works.
+    With `bot_token` it serves one workspace; with `client_id`, `client_secret` and `database_url` (where the tokens are stored) all
+    that install it. `api_url` replaces Slack's Web API. `routes()` must be served by the page's server, in http mode and for
+    installing. `run` raises AdapterError if a token is wrong or an essential scope is missing.
     """
 
     name = PLATFORM
@@ -118,7 +118,7 @@ class SlackAdapter:
     # -- serving -----------------------------------------------------------------------------------------------------------
 
     def routes(self) -> list[web.RouteDef]:
-        """What Slack (and who installs the app) asks for; Bolt checks the signatures."""
+        """The HTTP routes for Slack and for people who install the app. Bolt checks the signatures."""
         routes = [web.post(EVENTS_PATH, self._on_request)] if self._mode == "http" else []
         if self._oauth is not None:
             routes += [web.get(INSTALL_PATH, self._on_install), web.get(REDIRECT_PATH, self._on_installed)]
@@ -146,24 +146,24 @@ class SlackAdapter:
 
     async def _finish(self, dispatcher: Dispatcher) -> None:
         self._bolt = None
-        await self._tasks.aclose(FINISH_SECONDS)  # one that is cut off in the database leaves that connection's thread behind
+        await self._tasks.aclose(FINISH_SECONDS)  # a task that is cancelled in a database call leaks the connection's thread
         await dispatcher.close()
 
     @contextlib.asynccontextmanager
     async def _listening(
         self, dispatcher: Dispatcher, handler: ThreadHandler, translator: Translator, installations: Installations | None
     ) -> AsyncIterator[Any]:
-        """Yields a function that connects; from then on things arrive, until the end."""
+        """Yields a function that connects; events then arrive until the context ends."""
         actions = self._actions = Actions(dispatcher, handler, translator, self._workspaces, self._posted)
         events = Events(dispatcher, translator, self._workspaces)
         bolt = self._bolt = AsyncApp(
             name="threadsight",
             client=web_client(None, self._api_url),
-            authorize=FromMemory(self._workspaces),  # type: ignore[arg-type]  # its code takes one, its annotation only functions
+            authorize=FromMemory(self._workspaces),  # type: ignore[arg-type]  # its annotation is narrower than its code
             signing_secret=self._signing_secret,
             oauth_settings=None if installations is None else installations.settings,
             request_verification_enabled=self._mode == "http",
-            attaching_conversation_kwargs_enabled=False,  # ours take none, and it fails on some events
+            attaching_conversation_kwargs_enabled=False,  # our listeners do not use them, and it fails on some events
             logger=sdk_log,
         )
         add_listeners(bolt, events, actions, self._workspace, partial(self._removed_from, installations), self._tasks.begin)
@@ -185,10 +185,10 @@ class SlackAdapter:
                 await socket.close()
 
     async def _removed_from(self, installations: Installations | None, team_id: str) -> None:
-        """Forget a workspace's token when Slack does not take it any more: it may be news of before it was installed again."""
+        """Forget a workspace's token if Slack rejects it. If not, the event is older than a new installation."""
         if installations is None:
             return
-        async with self._removing:  # Slack tells it twice, and the second time must not undo a new installation
+        async with self._removing:  # Slack sends two events, and the second must not undo a new installation
             bot = await installations.find(team_id)
             if bot is None or bot.bot_token is None:
                 return
@@ -200,7 +200,7 @@ class SlackAdapter:
                 log.info("The app was removed from a workspace on Slack; its token is forgotten.")
 
     def _workspace(self, context: Any) -> Workspace:
-        """Where it happened: the workspace in which we are installed, also when the message came from another one's channel."""
+        """The workspace in which we are installed, also if the channel belongs to another one."""
         if self._workspaces.only is not None:
             return self._workspaces.only
         authorized = context.authorize_result
@@ -222,7 +222,7 @@ class SlackAdapter:
         if flow is None:
             return web.Response(status=503)
         response = await to_aiohttp_response(await flow.handle_callback(await to_bolt_request(request)))
-        self._workspaces.forget_tokens()  # who installs again has another one
+        self._workspaces.forget_tokens()  # a new installation has a new token
         return response
 
     # -- starting ----------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ class SlackAdapter:
                 yield installations
 
     async def _sign_in(self) -> None:
-        """Raises AdapterError. While Slack cannot be reached, it is tried again."""
+        """Check the tokens, with retries while Slack cannot be reached. Raises AdapterError."""
         if self._bot_token is None:
             raise AdapterError("Slack needs SLACK_BOT_TOKEN, or SLACK_CLIENT_ID and SLACK_CLIENT_SECRET for several workspaces.")
         found = await until_reached(lambda: sign_in(self._bot_token or "", self._api_url), "Slack")

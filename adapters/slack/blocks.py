@@ -1,7 +1,6 @@
-"""What an answer's message is made of, in Slack's Block Kit (https://docs.slack.dev/reference/block-kit).
+"""An answer's message in Slack's Block Kit (https://docs.slack.dev/reference/block-kit).
 
-Only the answer itself is Markdown, made harmless; our own sentences, which may quote a file's name, are plain text that is never
-read as marks.
+Only the answer itself is Markdown, made harmless; our own sentences, which may quote a file's name, are plain text without markup.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def page_blocks(page: Page) -> list[Block]:
 
 
 def foot_blocks(page: Page) -> list[Block]:
-    """What stands under the text."""
+    """The blocks under the text: sentences and buttons."""
     sentences = [sentence for sentence in (page.status, *page.notices) if sentence]
     blocks: list[Block] = [{"type": "context", "elements": [plain(sentence)]} for sentence in sentences]
     if page.turn_id is None:
@@ -42,7 +41,7 @@ def foot_blocks(page: Page) -> list[Block]:
 
 
 def confirmation_blocks(command: Command) -> list[Block] | None:
-    """The question whether a command shall really be carried out; the button carries nothing but its id. None: it needs none."""
+    """The question that confirms a command, with a button that has only an id. None if the command needs no confirmation."""
     if command.confirmation is None:
         return None
     action_id = next(action_id for action_id, name in CONFIRM_ACTIONS.items() if name is command.name)
@@ -60,7 +59,7 @@ def value_of(control: Control, turn_id: int) -> str:
 
 
 def read_value(value: str) -> tuple[Control, int] | None:
-    """What a button carries; None when it is none of ours."""
+    """The meaning of a button's value; None if it is not ours."""
     word, _, number = value.partition(":")
     if word not in set(Control) or not number.isdecimal() or len(number) > 18:
         return None

@@ -1,4 +1,4 @@
-"""What was said while we were away, read back from Slack: bounded in channels, messages and threads."""
+"""Reads back from Slack what was written during an absence: a bounded number of channels, messages and threads."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from adapters.surface import DestinationGone, TryLater
 log = logging.getLogger(__name__)
 
 MAX_CHANNELS = 200
-MAX_THREADS = 20  # in each channel
+MAX_THREADS = 20  # per channel
 _MAX_AT_ONCE = 4
 _KINDS = "public_channel,private_channel,mpim,im"
 
 
 async def read_missed(workspace: Workspace, translator: Translator, since: datetime) -> Missed:
-    """What people wrote since then in all channels that we are in, and in threads there that went on.
+    """Messages of people since then, in all channels that we are in and in threads there with new replies.
 
-    Raises TryLater when Slack cannot be asked for our channels.
+    Raises TryLater if Slack does not list our channels.
     """
     oldest = since.timestamp()
     slots = asyncio.Semaphore(_MAX_AT_ONCE)
@@ -59,7 +59,7 @@ async def _channels(workspace: Workspace) -> list[str]:
 
 
 async def _missed_in(workspace: Workspace, translator: Translator, channel: str, oldest: float) -> list[Post]:
-    """Only the newest hundred messages of a channel are looked at, with the threads under them that went on."""
+    """Reads only the newest hundred messages of a channel, and those of their threads that have new replies."""
     messages = await read_channel(workspace, channel)
     going_on = [message for message in messages if float(message.get("latest_reply") or 0) > oldest]
     threads = await asyncio.gather(

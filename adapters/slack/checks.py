@@ -1,6 +1,6 @@
-"""What Slack says to the tokens: every wrong token and every missing right for itself, with what to do about it.
+"""Checks the tokens with Slack: a finding for every wrong token and every missing scope, with what to do about it.
 
-Slack tells a bot its scopes, but not to which events its app subscribes; that can only be said, not seen.
+Slack tells a bot its scopes, but not the events that its app subscribes to, so these cannot be checked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SignIn:
 
 
 async def sign_in(bot_token: str, api_url: str | None) -> SignIn:
-    """Who the bot's token is. Raises TokenError, or TryLater when Slack cannot be reached."""
+    """Ask Slack what the bot token belongs to. Raises TokenError, or TryLater if Slack cannot be reached."""
     response = await _asked(web_client(bot_token, api_url).auth_test(), _about_bot_token)
     if not response.get("bot_id"):
         raise TokenError("SLACK_BOT_TOKEN is not a bot's token. It must be the Bot User OAuth Token, which begins with xoxb-.")
@@ -54,13 +54,13 @@ async def sign_in(bot_token: str, api_url: str | None) -> SignIn:
 
 
 async def open_connection(app_token: str, api_url: str | None) -> str:
-    """A socket's address. Raises TokenError, or TryLater when Slack cannot be reached."""
+    """Ask for a socket's URL. Raises TokenError, or TryLater if Slack cannot be reached."""
     response = await _asked(web_client(app_token, api_url).apps_connections_open(app_token=app_token), _about_app_token)
     return str(response["url"])
 
 
 async def _asked(call: Awaitable[AsyncSlackResponse], about: Callable[[str], str]) -> AsyncSlackResponse:
-    """Raises TokenError with what `about` makes of Slack's word, or TryLater."""
+    """Await the call. Raises TokenError with `about`'s sentence for Slack's error code, or TryLater."""
     try:
         async with translated_errors():
             return await call
@@ -76,7 +76,7 @@ def about_scope(scope: str) -> str:
 
 
 async def check(bot_token: str | None, app_token: str | None, *, api_url: str | None = None) -> AsyncIterator[Finding]:
-    """`bot_token`: of the one workspace that is served; None when several install the app by themselves."""
+    """Yields the findings. `bot_token` is None if several workspaces install the app by themselves."""
     if bot_token is None:
         sentence = f"Every workspace that installs the app is served: at the page's address, under {INSTALL_PATH}."
         yield Finding("Slack", True, sentence)

@@ -1,4 +1,4 @@
-"""The socket to Slack (Socket Mode): slack_sdk keeps it open; here it is noticed whether it is."""
+"""The socket to Slack (Socket Mode): slack_sdk keeps it open; this module watches whether it is."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from slack_bolt.async_app import AsyncApp
 
 from adapters.slack.workspaces import web_client
 
-PING_SECONDS = 5.0  # after four of them without an answer slack_sdk connects anew
+PING_SECONDS = 5.0  # after four pings without an answer slack_sdk reconnects
 LOOK_SECONDS = 3.0
 
 
 class Socket:
-    """`on_connected` is called for every new connection, `on_disconnected` when there is none for a while."""
+    """A Socket Mode connection. `on_connected` is called for every new one, `on_disconnected` when there is none for a while."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Socket:
         self._handler.client.on_message_listeners.append(self._on_frame)
 
     async def connect(self) -> None:
-        """Returns when Slack has said hello."""
+        """Connect. Returns when Slack has sent its hello frame."""
         self._watch = asyncio.create_task(self._watch_over())
         await self._handler.connect_async()  # type: ignore[no-untyped-call]
         await self._greeted.wait()
@@ -49,7 +49,7 @@ class Socket:
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._handler.close_async()  # type: ignore[no-untyped-call]
         client = self._handler.client
-        # close() cancels these without waiting for them
+        # close_async() cancels these tasks without waiting for them
         tasks = [client.message_processor, client.current_session_monitor, client.message_receiver]
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
@@ -60,9 +60,9 @@ class Socket:
                 self._on_connected()
 
     async def _watch_over(self) -> None:
-        """slack_sdk does not tell that a connection broke, and tries the same address for ever, although it is good for once."""
+        """Watch the connection: slack_sdk does not report that it broke, and keeps retrying a single-use URL."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if not await self._handler.client.is_connected():
-                self._handler.client.wss_uri = None  # it asks for another one before it tries again
+                self._handler.client.wss_uri = None  # so that it asks for a new URL before it retries
                 self._on_disconnected()

@@ -1,4 +1,4 @@
-"""Where an answer goes on Slack, as one line of text that the bot keeps with the turn."""
+"""Where an answer goes on Slack, as one line of text that the bot stores with the turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from adapters.surface import DestinationGone
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where an answer goes, and for whom: streams in channels name their reader."""
+    """Where an answer goes, and for whom: a stream in a channel has to name its recipient."""
 
     workspace: str
     channel: str
@@ -22,7 +22,7 @@ class Destination:
 
 
 def parse_destination(text: str) -> Destination:
-    """The inverse of `str(destination)`. Raises DestinationGone when it is none."""
+    """The inverse of `str(destination)`. Raises DestinationGone if the text is not one."""
     try:
         workspace, channel, thread, user = json.loads(text)
     except (ValueError, TypeError):

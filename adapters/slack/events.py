@@ -1,4 +1,4 @@
-"""What Slack tells of messages and channels, put together and handed to the dispatcher at once; nothing is awaited here."""
+"""Slack's events about messages and channels, merged and passed to the dispatcher at once; nothing is awaited here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Events:
         self._merger = Merger(self._look_up)
 
     def message(self, workspace: Workspace, event: Event) -> None:
-        """Events `message` and `app_mention`."""
+        """Handle an event `message` or `app_mention`."""
         channel, subtype = str(event.get("channel") or ""), event.get("subtype")
         if subtype == "message_deleted":
             self._dispatcher.deleted(workspace.id, message_id(channel, str(event.get("deleted_ts"))))
@@ -40,7 +40,7 @@ class Events:
             self._written(workspace, channel, event)
 
     def left(self, workspace: Workspace, event: Event) -> None:
-        """A channel was deleted, or we are no longer in it."""
+        """Handle an event that a channel was deleted or that we were removed from it."""
         self._dispatcher.room_gone(workspace.id, str(event.get("channel") or ""))
 
     def _written(self, workspace: Workspace, channel: str, event: Event) -> None:
@@ -50,7 +50,7 @@ class Events:
             return
         post = self._translator.post(workspace, channel, record.event, is_mention=record.is_mention)
         if news is News.MORE:
-            self._dispatcher.edited(post)  # it has more pictures than we knew, or mentions us after all
+            self._dispatcher.edited(post)  # this event adds pictures or a mention
             return
 
         async def complete() -> Post:
@@ -61,13 +61,14 @@ class Events:
 
     def _changed(self, workspace: Workspace, channel: str, event: Event) -> None:
         message, before = event.get("message") or {}, event.get("previous_message") or {}
-        if message.get("subtype") == "tombstone":  # a deleted message that has replies
+        if message.get("subtype") == "tombstone":  # a deleted message with replies
             self._dispatcher.deleted(workspace.id, message_id(channel, str(message.get("ts"))))
         elif not is_automatic(message, workspace.bot_user_id) and message.get("text") != before.get("text"):
             self._edited(workspace, channel, {**message, "channel_type": event.get("channel_type")})
 
     def _edited(self, workspace: Workspace, channel: str, event: Event) -> None:
-        """An edit comes as message_changed and, when it mentions us, as a new app_mention, which may lack the files."""
+        """Handle an edit. It arrives as message_changed and, if it mentions us, also as a new app_mention, which may lack the
+        files."""
         if event.get("channel_type") is None:
             event = {name: value for name, value in event.items() if name != "channel_type"}
         post = self._translator.post(workspace, channel, event, is_mention=_is_mention(workspace, event))

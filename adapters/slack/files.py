@@ -1,6 +1,6 @@
-"""Pictures that came with a Slack message, downloaded with the bot's token, which goes to Slack's own hosts only.
+"""Pictures of a Slack message, downloaded with the bot's token, which is sent to Slack's own hosts only.
 
-A download that the token may not make ends with status 200 and a sign-in page: that is told as what it is.
+Without permission for a file, Slack answers with status 200 and a sign-in page; the error says so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ Event = Mapping[str, Any]
 
 
 class Files:
-    """Turns Slack's file objects into attachments. `api_url`'s host may get the token too."""
+    """Turns Slack's file objects (https://docs.slack.dev/reference/objects/file-object) into attachments. The token is also sent to
+    `api_url`'s host."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Files:
         )
 
     async def attachments(self, workspace: Workspace, files: Iterable[Event]) -> tuple[Attachment, ...]:
-        """One per file, in order. Files of which the event tells too little are looked up."""
+        """Make one attachment per file, in order. Incomplete file objects are looked up."""
         return tuple(await asyncio.gather(*(self._attachment(workspace, file) for file in files)))
 
     async def _attachment(self, workspace: Workspace, file: Event) -> Attachment:
@@ -102,14 +103,14 @@ def _refusal(status: int) -> AttachmentError | None:
 
 
 def is_thin(file: Event) -> bool:
-    """Whether the event tells too little: an id alone, or a file of another organization (Slack Connect)."""
+    """Whether a file object is incomplete: only an id, or a file of another organization (Slack Connect)."""
     if file.get("mode") in ("tombstone", "hidden_by_limit"):
         return False
     return file.get("file_access") == "check_file_info" or not (file.get("url_private_download") or file.get("url_private"))
 
 
 def name_of(file: Event) -> str:
-    """A name that can stand in a sentence."""
+    """The file's name, safe to show in a sentence."""
     name = str(file.get("name") or file.get("title") or "")
     printable = "".join(character for character in name if character.isprintable())[:100].strip()
     return printable or "the file"

@@ -1,6 +1,6 @@
-"""What Bolt calls when something arrives: acknowledge at once, hand it on or begin the work, return.
+"""Bolt's listeners: acknowledge at once, pass the event on or begin the work, return.
 
-Arguments are named as Bolt names them. The last listener of each kind takes whatever is left, so that Slack does not send it again.
+Bolt passes arguments by name. The last listener of each kind takes everything else, so that Slack does not send it again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_listeners(
     removed_from: Callable[[str], Coroutine[Any, Any, None]],
     begin: Callable[[Coroutine[Any, Any, None]], object],
 ) -> None:
-    """`workspace_of` takes Bolt's context, `removed_from` the id of a workspace; `begin` starts work in a task."""
+    """Register the listeners. `workspace_of` takes Bolt's context, `removed_from` a workspace's id; `begin` starts a task."""
 
     async def on_message(event: dict[str, Any], context: Any) -> None:
         events.message(workspace_of(context), event)

@@ -1,8 +1,8 @@
-"""Slack's own marks in text: read where people write, made harmless where the model writes.
+"""Slack's markup: parsed in people's text, made harmless in the model's.
 
 People's messages arrive with `<...>` around mentions and links and with `& < >` escaped
-(https://docs.slack.dev/messaging/formatting-message-text). What a model writes must never become such a mark, and a page that is
-streamed must only grow: so `harmless` changes no character and never takes one back, it only puts an invisible one in between.
+(https://docs.slack.dev/messaging/formatting-message-text). The model's text must never become markup, and a streamed page must only
+grow: so `harmless` changes and removes no character, it only inserts invisible ones.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import re
 
 _MARK = re.compile(r"<([^<>]*)>")
 _BEFORE_MENTION = re.compile(r"<(?=[@#!])")
-_INVISIBLE = "\u200b"  # a zero-width space: `<!channel>` with it inside is ordinary text, in code too
-_MAX_FALLBACK_CHARS = 1500  # `text` beside blocks is for notifications and screen readers; 4,000 is Slack's advice, escapes add up
+_INVISIBLE = "\u200b"  # a zero-width space: with it, `<!channel>` is ordinary text, in code too
+_MAX_FALLBACK_CHARS = 1500  # `text` beside blocks is for notifications and screen readers; Slack advises 4,000, escapes add to it
 
 
 def to_plain(text: str, bot_user_id: str) -> str:
-    """What a person wrote, without the mention of us, with marks written out. A link's address stays where a label hides it."""
+    """A person's text, without the mention of us, with markup converted to plain text. A labelled link keeps its URL."""
 
     def written_out(match: re.Match[str]) -> str:
         target, _, label = match[1].partition("|")
@@ -42,12 +42,12 @@ def has_mention(text: str, user_id: str) -> bool:
 
 
 def harmless(markdown: str) -> str:
-    """Markdown that mentions nobody. A longer text's result begins with a shorter one's; at most half as long again."""
+    """Make Markdown that mentions nobody. If a text begins with another, so does its result. At most 1.5 times as long."""
     return _BEFORE_MENTION.sub("<" + _INVISIBLE, markdown)
 
 
 def fallback(text: str) -> str:
-    """Plain words for `text` beside blocks: nothing in it is read as a mark."""
+    """Plain text without markup for `text` beside blocks, at most 1,500 characters of the original."""
     if len(text) > _MAX_FALLBACK_CHARS:
         text = text[: _MAX_FALLBACK_CHARS - 1] + "…"
     return html.escape(text, quote=False)

@@ -1,9 +1,9 @@
-"""One post, one record, however Slack tells it.
+"""Merges Slack's events about one post into one record.
 
-A mention makes two events, `message` and `app_mention`, in either order, with different content; one of them may be missing, any
-may come again, and the one that comes first may lack the files (https://github.com/slackapi/bolt-python/issues/925,
-https://github.com/slackapi/bolt-js/issues/2056). So all that is told about one (workspace, channel, ts) is put together, and only
-when a mention seems to have no file do we wait a moment for its other event, and then look once for ourselves.
+A mention causes two events, `message` and `app_mention`, in either order, with different content; one may be missing, each may come
+twice, and the first may lack the files (https://github.com/slackapi/bolt-python/issues/925,
+https://github.com/slackapi/bolt-js/issues/2056). So all events about one (workspace, channel, ts) are merged. Only if a mention
+seems to have no file do we wait a moment for the other event, and then look the message up once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PostId = tuple[str, str, str]  # workspace, channel, ts
 
 
 class News(Enum):
-    """What an event tells about its post."""
+    """What an event adds to its post."""
 
     POST = "the first that is told of it"
     MORE = "a mention or a file that was not known when the post was taken"
@@ -34,7 +34,7 @@ class News(Enum):
 
 @dataclass(slots=True)
 class Record:
-    """What is known about one post. `event` is its newest event, with all files and whether any event said that it mentions us."""
+    """What is known about one post: its newest event, with the files of all events, and whether any of them mentions us."""
 
     id: PostId
     event: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Record:
     told_all: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, event: Event, *, is_mention: bool) -> bool:
-        """True when this told something that matters: a mention or a file."""
+        """Merge an event. Returns True if it added a mention or a file."""
         files = {str(file.get("id")): file for file in self.event.get("files") or ()}
         num_before, was_mention = len(files), self.is_mention
         for file in event.get("files") or ():
@@ -62,11 +62,12 @@ class Record:
             return True
         if self.event.get("subtype") == "file_share":
             return False
-        return not self.is_mention or self.event.get("channel_type") == "im"  # where nobody is mentioned, one event tells all
+        return not self.is_mention or self.event.get("channel_type") == "im"  # without a mention there is only one event
 
 
 class Merger:
-    """`look_up` asks Slack for the whole message; None when it cannot say. `pause` is how long the other event may take."""
+    """Keeps the records. `look_up` asks Slack for the complete message, or returns None. `pause` waits as long as the other event
+    may take."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Merger:
         self._records: BoundedDict[PostId, Record] = BoundedDict(_MAX_RECORDS)
 
     def add(self, id_: PostId, event: Event, *, is_mention: bool) -> tuple[Record, News]:
-        """An event about a post has come; returns at once."""
+        """Add an event about a post. Does not block."""
         record = self._records.get(id_)
         is_first = record is None
         if record is None:
@@ -91,7 +92,7 @@ class Merger:
         return record, News.MORE if has_more and record.is_taken else News.NOTHING
 
     async def complete(self, record: Record) -> None:
-        """Wait for what the post's other event may tell, or look for it; what comes afterwards is told as `News.MORE`."""
+        """Wait for the post's other event, or look the message up. Later additions are `News.MORE`."""
         if not record.is_complete:
             await self._wait(record)
         if not record.is_complete:

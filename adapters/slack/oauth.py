@@ -1,4 +1,4 @@
-"""Several workspaces: each installs the app by itself (OAuth), and slack_sdk's own stores keep the tokens in our database."""
+"""Several workspaces: each installs the app by itself (OAuth), and slack_sdk's stores keep the tokens in our database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ STATE_SECONDS = 600
 
 
 class Installations:
-    """The tables are slack_sdk's (slack_bots, slack_installations, slack_oauth_states) and are made when they are missing."""
+    """The stored installations. The tables are slack_sdk's (slack_bots, slack_installations, slack_oauth_states), created if
+    missing."""
 
     def __init__(self, client_id: str, client_secret: str, engine: AsyncEngine) -> None:
         self._client_id = client_id
@@ -50,7 +51,8 @@ class Installations:
             return list((await connection.scalars(query)).all())
 
     async def find(self, team_id: str) -> Bot | None:
-        """The newest installation in this workspace, be it an organization's or not; slack_sdk would have to be told."""
+        """The newest installation in this workspace, None if there is none. It may be an organization's, which slack_sdk's own
+        method would have to know."""
         bots = self.store.bots.c
         query = (
             select(self.store.bots)
@@ -63,7 +65,7 @@ class Installations:
         return None if row is None else SQLAlchemyInstallationStore.build_bot_entity(row)
 
     async def forget(self, team_id: str) -> None:
-        """The app was removed from this workspace."""
+        """Delete the tokens of this workspace, from which the app was removed."""
         async with self._engine.begin() as connection:
             for table in (self.store.bots, self.store.installations):
                 await connection.execute(delete(table).where(table.c.client_id == self._client_id, table.c.team_id == team_id))
@@ -71,8 +73,8 @@ class Installations:
 
 @contextlib.asynccontextmanager
 async def open_installations(client_id: str, client_secret: str, database_url: str) -> AsyncIterator[Installations]:
-    """`database_url`: SQLAlchemy's, with an asyncio driver."""
-    engine = create_async_engine(database_url, hide_parameters=True)  # which are tokens
+    """Open the stores. `database_url` is an SQLAlchemy URL with an asyncio driver."""
+    engine = create_async_engine(database_url, hide_parameters=True)  # the parameters are tokens
     try:
         installations = Installations(client_id, client_secret, engine)
         await installations.create_tables()

@@ -1,4 +1,4 @@
-"""Slack, as the program sees it. Slack's packages are imported only inside these functions."""
+"""Slack's platform description. Slack's packages are imported only inside these functions."""
 
 from __future__ import annotations
 

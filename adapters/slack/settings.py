@@ -1,4 +1,4 @@
-"""Slack's settings, and which of them belong together."""
+"""Slack's settings, and which of them require each other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Slack app: what it must be allowed to do, its manifest, and the steps from nothing to the first answer.
+"""The Slack app: its scopes and events, its manifest, and the steps from nothing to the first answer.
 
-Needs no package of Slack's, so that it can be read before anything is installed. Every scope and event stands here with what it is
-for; the manifest and the checks are made of these lists (https://docs.slack.dev/reference/app-manifest).
+Does not need Slack's packages, so that it works before the extra is installed. Every scope and event is listed here with its
+purpose; the manifest and the checks are made from these lists (https://docs.slack.dev/reference/app-manifest).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCOPES = {
 }
 AGENT_SCOPES = {"assistant:write": "I do not appear among Slack's agents"}
 
-# A message event needs its channel's history scope.
+# A message event needs the history scope of its kind of channel.
 EVENTS = (
     "app_home_opened",
     "app_mention",
@@ -62,7 +62,8 @@ def events(*, is_agent: bool = False) -> list[str]:
 
 
 def manifest(*, is_agent: bool = False, request_url: str | None = None) -> str:
-    """The app manifest, YAML. `request_url` is the address of this program's page as Slack reaches it, for http mode only."""
+    """The app manifest as YAML. `request_url` is this program's page as Slack reaches it, for http mode only; None is Socket
+    Mode."""
     address = request_url.rstrip("/") if request_url else None
     is_socket = address is None
     url = [] if is_socket else [f"      url: {address}{EVENTS_PATH}"]
@@ -112,7 +113,7 @@ def manifest(*, is_agent: bool = False, request_url: str | None = None) -> str:
 
 
 def setup_steps(*, mode: str = "socket", is_agent: bool = False) -> str:
-    """What to do, for somebody who has done nothing yet, with the manifest at the end."""
+    """The steps for a person who begins from nothing, with the manifest at the end."""
     is_http = mode == "http"
     steps = [
         "Open https://api.slack.com/apps, choose “Create New App” and “From a manifest”, and pick your workspace.",

@@ -1,10 +1,10 @@
-"""An answer's place: a thread on Slack.
+"""Writes an answer in a thread on Slack.
 
-Text is streamed (chat.startStream, appendStream, stopStream) as long as it only grows and the stream lives; Slack ends a stream
-after about five minutes, and a restart forgets it: then the whole text is written by chat.update. A stream can carry no button
-before its end, so a small message with Stop stands beside it meanwhile and is deleted at its end; it is part of the reply id
-(`channel:ts+ts`), so that it is found after a restart too. A page that only says where the question waits is an ordinary message,
-which becomes that small message once the text begins.
+Text is streamed (chat.startStream, appendStream, stopStream) as long as it only grows and the stream is alive. Slack ends a stream
+after about five minutes, and it is lost in a restart: then chat.update writes the whole text. A stream can have no button before
+its end, so a separate small message has the Stop button meanwhile and is deleted at the end; it is part of the reply id
+(`channel:ts+ts`), so that it is found after a restart. A page that only says where the question waits is an ordinary message, which
+becomes that small message when the text begins.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from adapters.surface import Control, DestinationGone, Page, TryLater
 
 log = logging.getLogger(__name__)
 
-MAX_PAGE_CHARS = 8_000  # Slack takes 12,000 in one call and block, and `harmless` may make it half as long again
-STATUS_SECONDS = 60.0  # Slack drops a status after two minutes
-STOP_AFTER_SECONDS = 2.0  # a short answer ends before anybody could press Stop
-UPDATE_SECONDS = 3.0  # chat.update is counted for the whole workspace, 50 in a minute
+MAX_PAGE_CHARS = 8_000  # Slack allows 12,000 per call and block, and `harmless` may make it 1.5 times as long
+STATUS_SECONDS = 60.0  # Slack removes a status after two minutes
+STOP_AFTER_SECONDS = 2.0  # a short answer ends before anybody can press Stop
+UPDATE_SECONDS = 3.0  # chat.update is limited to 50 a minute per workspace
 _STATUS = "is looking at it …"
 _WRITING = "I am writing …"
 _BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "msg_too_long", "block_mismatch"})
@@ -44,7 +44,7 @@ class _Stream:
 
 
 class SlackSurface:
-    """`clock` is monotonic, in seconds."""
+    """Writes an answer at `destination`. `clock` is monotonic, in seconds. `posted` has the messages known to be ours."""
 
     max_page_chars = MAX_PAGE_CHARS
 
@@ -64,7 +64,7 @@ class SlackSurface:
         self._can_stream = True
 
     async def show_typing(self) -> None:
-        """A status under the thread; Slack takes it away when a message comes or after two minutes."""
+        """Set a status under the thread. Slack removes it at the next message or after two minutes."""
         if self._status_until is not None and self._clock() < self._status_until:
             return
         self._status_until = self._clock() + STATUS_SECONDS
@@ -88,7 +88,7 @@ class SlackSurface:
     async def edit(self, reply_id: str, page: Page) -> str | None:
         workspace = await self._workspaces.find(self._destination.workspace)
         ts, stop_ts = self._parts(reply_id)
-        self._posted.add(f"{self.channel}:{ts}")  # by an earlier run of the program, perhaps
+        self._posted.add(f"{self.channel}:{ts}")  # perhaps posted by an earlier run of the program
         stop_ts = stop_ts or await self._found(self._unconfirmed.find_stop(workspace))
         if ts in self._waiting and page.is_open and page.text.strip() and self._can_stream:
             stream_ts = await self._found(self._unconfirmed.find_answer(workspace)) or await self._start_stream(workspace, page)
@@ -123,7 +123,7 @@ class SlackSurface:
     # -- streams -----------------------------------------------------------------------------------------------------------
 
     async def _start_stream(self, workspace: Workspace, page: Page) -> str | None:
-        """Returns None when this place takes no streams."""
+        """Start a stream. Returns its message's ts; None if streams are not possible here."""
         text = harmless(page.text)
         try:
             with self._unconfirmed.watching():
@@ -144,19 +144,19 @@ class SlackSurface:
         return ts
 
     async def _stream(self, workspace: Workspace, ts: str, stream: _Stream, page: Page) -> bool:
-        """Write what is new; False when that cannot be done by the stream any more."""
+        """Append the new text. Returns False if the stream can no longer show the page."""
         text = harmless(page.text)
         if text.startswith(stream.sent) and not (page.is_open and page.status):
             rest = text[len(stream.sent) :]
         elif not page.is_open and stream.sent.startswith(text) and not stream.sent[len(text) :].strip():
-            rest = ""  # only spaces at its end were dropped
+            rest = ""  # only spaces at the end were dropped
         else:
             await self._end_stream(workspace, ts)
             stream.is_alive = False
             return False
         if page.is_open and not rest:
             return True
-        stream.is_alive = False  # until it is known to have been taken
+        stream.is_alive = False  # until the call is known to have succeeded
         here: dict[str, Any] = {"channel": self._destination.channel, "ts": ts}
         try:
             async with translated_errors():
@@ -181,7 +181,8 @@ class SlackSurface:
                 await workspace.client.chat_stopStream(channel=self._destination.channel, ts=ts)
 
     async def _offer_stop(self, workspace: Workspace, page: Page, ts: str | None = None) -> str | None:
-        """A message with the button beside the stream: `ts` is made one, or a new one is sent. The answer can do without."""
+        """Show a Stop button beside the stream, in the message `ts` or a new one. Errors are ignored: the answer works without
+        it."""
         beside = Page("", status=_WRITING, controls=(Control.STOP,), turn_id=page.turn_id)
         try:
             if ts is not None:
@@ -203,7 +204,7 @@ class SlackSurface:
         return self._remember(response["ts"])
 
     async def _update(self, workspace: Workspace, ts: str, page: Page) -> None:
-        """Write the whole page; a page that will change again is put off when the last one was just written."""
+        """Write the whole page. If it will change again and the last write was just now, the write is postponed."""
         if page.is_open and ts in self._updated_at:
             seconds_left = self._updated_at[ts] + UPDATE_SECONDS - self._clock()
             if seconds_left > 0:
@@ -252,7 +253,7 @@ class SlackSurface:
 
     async def _set_status(self, status: str) -> None:
         workspace = await self._workspaces.find(self._destination.workspace)
-        with contextlib.suppress(DestinationGone, TryLater, Refused):  # nice to have: not every workspace has it
+        with contextlib.suppress(DestinationGone, TryLater, Refused):  # optional: not every workspace supports it
             async with translated_errors():
                 await workspace.client.assistant_threads_setStatus(
                     channel_id=self._destination.channel, thread_ts=self._destination.thread, status=status
@@ -279,4 +280,4 @@ class SlackSurface:
 
 
 class _StillStreaming(TryLater):
-    """The message is a stream that an earlier run of the program began."""
+    """The message is a stream that an earlier run of the program started."""

@@ -1,4 +1,4 @@
-"""Slack's messages as the dispatcher's posts, and what has to be asked of Slack to understand them."""
+"""Slack's messages as the dispatcher's posts, and the look-ups that this needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from adapters.slack.markup import to_plain
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
 from adapters.surface import DestinationGone, TryLater
 
-# What people write. Everything else with a subtype is written by Slack or a bot, or tells of a change.
+# Subtypes of people's messages. All others are by Slack or a bot, or report a change.
 PEOPLES_SUBTYPES = frozenset({None, "file_share", "thread_broadcast", "me_message"})
 _NUM_LOOKED_BACK = 100
-# Slack takes no slash command inside a thread, and a word can open no modal.
+# Slack allows no slash commands in threads, and a word cannot open a modal.
 WORDS = {f"!{command.name}": command for command in COMMANDS if not command.has_form}
 _FILE_LINK = re.compile(r"https://[a-z0-9.-]+\.slack\.com/files/[A-Z0-9]+/(F[A-Z0-9]+)(?:/[^\s<>|]*)?")
 
@@ -39,7 +39,7 @@ def message_id(channel: str, ts: str) -> str:
 
 
 def is_direct(channel: str, event: Event) -> bool:
-    """Whether it is said to us alone. Messages that were looked up do not tell the kind of their channel; the id does."""
+    """Whether it is a direct message to us. Messages that were looked up have no channel type, but the channel's id shows it."""
     return event.get("channel_type") == "im" or ("channel_type" not in event and channel.startswith("D"))
 
 
@@ -54,7 +54,8 @@ class Translator:
         self._files = files
 
     def post(self, workspace: Workspace, channel: str, event: Event, *, is_mention: bool) -> Post:
-        """Asks Slack for nothing: a direct message is one conversation, and so is a thread with the message that it is under."""
+        """Translate a message, without a request to Slack. All of a direct message is one conversation, and so is a thread with its
+        root message."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
         is_for_us_alone, text = is_direct(channel, event), to_plain(str(event.get("text") or ""), workspace.bot_user_id)
         return Post(
@@ -75,7 +76,7 @@ class Translator:
         )
 
     async def attachments(self, workspace: Workspace, event: Event) -> tuple[Attachment, ...]:
-        """What was uploaded with it, what a message that it shares had, and files of this workspace that it links to."""
+        """The message's files: its uploads, those of a message that it shares, and files of this workspace that it links to."""
         uploaded = list(event.get("files") or ())
         for shared in event.get("attachments") or ():
             uploaded += shared.get("files") or ()
@@ -89,7 +90,7 @@ class Translator:
         )
 
     def _look_back(self, workspace: Workspace, channel: str, event: Event) -> LookBack | None:
-        """The newest earlier picture of the thread, or of a direct message's conversation."""
+        """A function that finds the newest earlier picture of the thread or direct message; None if there can be none."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
         is_in_thread = bool(thread_ts) and thread_ts != ts
         if not is_in_thread and not is_direct(channel, event):
@@ -112,7 +113,7 @@ class Translator:
 
 
 async def read_message(workspace: Workspace, channel: str, ts: str, thread_ts: str | None) -> Event | None:
-    """The message as Slack has it now; None when it is gone or cannot be read."""
+    """Read a message as it is now; None if it does not exist or cannot be read."""
     messages: list[Event] = []
     with contextlib.suppress(TryLater):
         if thread_ts and thread_ts != ts:
@@ -125,7 +126,7 @@ async def read_message(workspace: Workspace, channel: str, ts: str, thread_ts: s
 async def read_thread(
     workspace: Workspace, channel: str, thread_ts: str, *, oldest: str = "0", latest: str | None = None
 ) -> list[Event]:
-    """Messages of the thread, its first one always included; empty when it may not be read. Raises TryLater."""
+    """Read the thread's messages, always with the first one; empty if it may not be read. Times are Slack's `ts`. Raises TryLater."""
     try:
         async with translated_errors():
             response = await workspace.client.conversations_replies(
@@ -139,7 +140,7 @@ async def read_thread(
 async def read_channel(
     workspace: Workspace, channel: str, *, latest: str | None = None, limit: int = _NUM_LOOKED_BACK
 ) -> list[Event]:
-    """The newest messages up to `latest`, without those inside threads; empty when it may not be read. Raises TryLater."""
+    """Read the newest messages up to `latest` (a `ts`), without those in threads; empty if it may not be read. Raises TryLater."""
     try:
         async with translated_errors():
             response = await workspace.client.conversations_history(channel=channel, latest=latest, inclusive=True, limit=limit)

@@ -1,6 +1,6 @@
-"""Messages of which we do not know whether they stand: Slack may have written them although its answer never came.
+"""Messages that may or may not exist: Slack may have written them although its response was lost.
 
-Before anything is sent again, they are looked for in the thread, among our messages there that we do not know of.
+Before anything is sent again, they are looked for in the thread, among our messages that are not known yet.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ Message = Mapping[str, Any]
 
 
 class UnconfirmedMessages:
-    """Of one answer. The finding methods raise DestinationGone or TryLater, and then look again when they are called again."""
+    """The unconfirmed messages of one answer. The `find_` methods raise DestinationGone or TryLater, and can then be called
+    again."""
 
     def __init__(self, destination: Destination, posted: BoundedSet[str]) -> None:
         self._destination = destination
         self._posted = posted
-        self._answer_sent_at: float | None = None  # time of day, as Slack's ts
-        self._stop: tuple[str, float] | None = None  # its button's value, and likewise
+        self._answer_sent_at: float | None = None  # seconds since 1970, as in Slack's ts
+        self._stop: tuple[str, float] | None = None  # the button's value, and when it was sent
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Around a call that writes a message of the answer."""
+        """A context for a call that writes a message of the answer."""
         sent_at = time.time()
         try:
             yield
@@ -40,11 +41,11 @@ class UnconfirmedMessages:
             raise
 
     def note_stop(self, value: str) -> None:
-        """The message with this Stop button may stand there."""
+        """The message with this Stop button may exist."""
         self._stop = value, time.time() - CALL_SECONDS
 
     async def find_answer(self, workspace: Workspace) -> str | None:
-        """The message that was lost, if it does stand there: it is used instead of a second one."""
+        """The ts of the unconfirmed message, to use instead of a second one; None if it does not exist."""
         if self._answer_sent_at is None:
             return None
         stop_value = None if self._stop is None else self._stop[0]
@@ -53,7 +54,7 @@ class UnconfirmedMessages:
         return next((str(message["ts"]) for message in unheard_of if not _has_button(message, stop_value)), None)
 
     async def find_stop(self, workspace: Workspace) -> str | None:
-        """Likewise the message with the Stop button, which must go at the end."""
+        """The ts of the unconfirmed message with the Stop button, which must be deleted at the end; None if it does not exist."""
         if self._stop is None:
             return None
         value, sent_at = self._stop

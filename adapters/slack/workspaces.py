@@ -1,9 +1,8 @@
-"""Who we are in each workspace, and how Slack is called there.
+"""Our identity in each workspace, and the Web API clients for it.
 
-Slack says what went wrong with HTTP 200 and a word; `translated_errors` turns these words into what the rest of the program
-understands: `DestinationGone`, `TryLater`, or `Refused` with Slack's word. A message may exist although the call failed, so only
-calls that may be repeated use `client`; the others use `writing`, which tries again only when Slack has said that it did nothing
-(429).
+Slack reports an error with HTTP 200 and an error code; `translated_errors` turns it into `DestinationGone`, `TryLater`, or
+`Refused` with the code. A message may exist although the call failed, so only calls that may be repeated use `client`; the others
+use `writing`, which retries only if Slack has said that it did nothing (429).
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ _SOCKET_ADDRESS = re.compile(r"wss?://[^\s'\"]+")
 
 
 def _without_addresses(record: logging.LogRecord) -> bool:
-    """Whoever has a socket's address may open it."""
+    """A log filter that removes socket URLs: whoever has one can connect."""
     record.msg, record.args = _SOCKET_ADDRESS.sub("(a socket's address)", record.getMessage()), ()
     if record.exc_info and _SOCKET_ADDRESS.search(str(record.exc_info[1])):
         record.exc_info = None
     return True
 
 
-# The SDK's own loggers write whole messages at DEBUG; ours never does.
+# The SDK's own loggers write whole messages at DEBUG; this one never does.
 sdk_log = logging.getLogger("adapters.slack.sdk")
 sdk_log.setLevel(logging.WARNING)
 sdk_log.addFilter(_without_addresses)
@@ -63,11 +62,11 @@ _GONE = frozenset(
 _LATER = frozenset(
     {"ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"}
 )
-_UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, SlackClientError)  # SlackApiError is dealt with before
+_UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, SlackClientError)  # SlackApiError is handled before
 
 
 class Refused(Exception):
-    """Slack did not do it. `word` is its own name for the reason."""
+    """Slack refused. `word` is its error code."""
 
     def __init__(self, word: str) -> None:
         super().__init__(word)
@@ -75,11 +74,11 @@ class Refused(Exception):
 
 
 class Unknown(TryLater):
-    """The connection broke: it may have been done all the same."""
+    """The connection broke: the call may have succeeded."""
 
 
 def word_of(error: SlackApiError) -> str:
-    """Slack's word for the error; empty when it sent something else than its own answer, such as an HTML page."""
+    """Slack's error code; empty if the response was not Slack's JSON, such as an HTML page."""
     try:
         return str(error.response.get("error") or "")
     except (AttributeError, TypeError, ValueError):
@@ -93,7 +92,7 @@ def status_of(error: SlackApiError) -> int:
 
 @contextlib.asynccontextmanager
 async def translated_errors() -> AsyncIterator[None]:
-    """Around calls of the Web API. Raises DestinationGone, TryLater or Refused, and nothing else of Slack's."""
+    """A context for calls of the Web API. Turns its errors into DestinationGone, TryLater or Refused."""
     try:
         yield
     except SlackApiError as error:
@@ -129,7 +128,7 @@ def web_client(token: str | None, api_url: str | None, *, is_repeatable: bool = 
 
 @dataclass(slots=True)
 class Workspace:
-    """`id` is Slack's team id. `admins` remembers who may press other people's buttons."""
+    """One workspace. `id` is Slack's team id. `admins` caches who may press other people's buttons."""
 
     id: str
     bot_user_id: str
@@ -139,7 +138,7 @@ class Workspace:
     admins: dict[str, tuple[float, bool]] = field(default_factory=dict, repr=False)
 
     async def is_admin(self, user_id: str) -> bool:
-        """Whether this person runs the workspace; kept for ten minutes."""
+        """Whether this person is an admin of the workspace; cached for ten minutes."""
         now = asyncio.get_running_loop().time()
         known = self.admins.get(user_id)
         if known is not None and known[0] > now:
@@ -155,7 +154,8 @@ class Workspace:
 
 
 class Workspaces:
-    """All workspaces that we were installed in: one by its token, or several, whose kept tokens `find_bot` reads by the team id."""
+    """All workspaces that we are installed in: one with a given token, or several, whose stored tokens `find_bot` reads by team
+    id."""
 
     def __init__(self, api_url: str | None, find_bot: Callable[[str], Awaitable[Bot | None]] | None = None) -> None:
         self._api_url = api_url
@@ -177,10 +177,10 @@ class Workspaces:
         return known
 
     async def find(self, team_id: str) -> Workspace:
-        """Raises DestinationGone when we are not (any more) installed there."""
+        """Find a workspace. Raises DestinationGone if we are not installed there."""
         if team_id in self._known:
             return self._known[team_id]
-        async with self._finding:  # whoever asks first goes on first
+        async with self._finding:  # so that callers continue in order of their calls
             if team_id in self._known:
                 return self._known[team_id]
             bot = None if self._find_bot is None else await self._find_bot(team_id)
@@ -189,18 +189,18 @@ class Workspaces:
             return self.learn(team_id, bot.bot_user_id, bot.bot_token)
 
     def forget(self, team_id: str) -> None:
-        """We are no longer installed there."""
+        """Forget a workspace in which we are no longer installed."""
         self._known.pop(team_id, None)
 
     def forget_tokens(self) -> None:
-        """They are read again when they are needed."""
+        """Forget all tokens; they are read again when needed."""
         self._known.clear()
 
 
 class FromMemory(AsyncAuthorize):
-    """Who we are where an event happened, which Bolt wants to know before each.
+    """Our identity in an event's workspace, which Bolt needs before each event.
 
-    Its own ways ask Slack or the database every time, and meanwhile events overtake each other.
+    Bolt's own implementations ask Slack or the database every time, so that events could overtake each other.
     """
 
     def __init__(self, workspaces: Workspaces) -> None:
@@ -209,7 +209,7 @@ class FromMemory(AsyncAuthorize):
     async def __call__(
         self, *, context: Any, enterprise_id: str | None, team_id: str | None, user_id: str | None, **actor: str | None
     ) -> AuthorizeResult | None:
-        """None where we are not installed; Bolt then does not acknowledge the event."""
+        """None if we are not installed there; Bolt then does not acknowledge the event."""
         try:
             workspace = self._workspaces.only or await self._workspaces.find(str(team_id))
         except DestinationGone:

@@ -1,4 +1,4 @@
-"""The page's actions, one route each. What they change reaches the tabs through `tabs.py`, not through the response."""
+"""The page's actions, one route each. The tabs get the changes through `tabs.py`, not through the response."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adapters.web.guard import Refused
 from adapters.web.tabs import Json, Tabs, thread_key
 from adapters.web.uploads import read_question
 
-MAX_UPLOADS = 8  # at once; more wait, so that memory stays bounded
+MAX_UPLOADS = 8  # at a time; more have to wait, so that memory stays bounded
 REFUSAL_SECONDS = 30.0
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif"})
 READER = Author("local", "You")
@@ -66,7 +66,7 @@ class Api:
             raise Refused(404, "This picture is gone.")
         data, media_type = found
         etag = f'"{request.match_info["sha256"]}"'
-        # `no-cache` asks here each time, so that a deleted chat's picture is gone from the page as well.
+        # `no-cache`: the browser asks each time, so that a deleted chat's picture disappears from the page as well.
         headers = {"ETag": etag, "Cache-Control": "private, no-cache", "Content-Security-Policy": "default-src 'none'; sandbox"}
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers=headers)
@@ -84,7 +84,7 @@ class Api:
 
 
 async def _refusal(answer: Answer) -> Json:
-    """What was said about a question of which nothing was stored: no tab would ever be told, so the asking one is told here."""
+    """The events of a question that was not stored. No tab would get them otherwise, so they are in the response."""
     notices: list[str] = []
     error: str | None = None
     async with asyncio.timeout(REFUSAL_SECONDS):

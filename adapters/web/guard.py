@@ -1,10 +1,10 @@
-"""Who may ask, and what a browser may do with the answer.
+"""Who may use the page, and what a browser may do with the responses.
 
-* On a loopback address the Host header must name this machine: a foreign name that resolves here is DNS rebinding.
-* A request that another site's page made is refused (Fetch metadata and Origin), sockets included.
-* With a token, everything but the page's own files needs the cookie that the token buys. The cookie holds a keyed hash, so it
-  survives a restart and dies with the token.
-* Nothing that goes wrong inside leaves as a traceback.
+* On a loopback address the Host header must be a loopback name: another name that resolves here is DNS rebinding.
+* A request from another site's page is refused (Fetch metadata and Origin), including WebSockets.
+* With a token, everything but the page's static files needs a cookie, which a browser gets for the token. The cookie is a keyed
+  hash, so it survives a restart and becomes invalid with the token.
+* No response contains a traceback.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 class GuessLimit:
-    """Bounds wrong tokens over all visitors: `MAX_GUESSES` at once, then one every `GUESS_RECOVERY_SECONDS`."""
+    """Limits wrong tokens over all visitors: `MAX_GUESSES` in a row, then one every `GUESS_RECOVERY_SECONDS`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -95,7 +95,7 @@ class Guard:
                 raise
             return web.json_response({"error": _sentence(error.status)}, status=error.status)
         except Exception as error:
-            # The exception's own words may quote a question or a query: only its kind and place are logged.
+            # The exception's message may quote a question or a query: only its type and traceback are logged.
             place = "".join(traceback.format_tb(error.__traceback__))
             logger.error("%s in %s %s\n%s", type(error).__name__, request.method, request.match_info.handler.__name__, place)
             return web.json_response({"error": _sentence(500)}, status=500)
@@ -105,7 +105,7 @@ class Guard:
             return
         for name, value in PAGE_HEADERS.items():
             response.headers.setdefault(name, value)
-        # Always asked again, so that an update of the program is seen at once; unchanged files cost a 304.
+        # Always revalidated, so that an update of the program is visible at once; an unchanged file is a 304.
         response.headers.setdefault("Cache-Control", "no-store" if request.path.startswith("/api/") else "no-cache")
 
     def _check(self, request: web.Request) -> None:
@@ -148,7 +148,7 @@ def _is_loopback_name(host: str) -> bool:
 
 
 def _is_from_another_site(request: web.Request) -> bool:
-    """Browsers say where a request comes from; a program that is no browser says nothing and has no one's cookie to abuse."""
+    """Whether another site's page made the request. Browsers say so; other programs do not, but they have no user's cookie."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("Origin")

@@ -1,4 +1,4 @@
-"""The web page, as the program sees it: a platform that is always served."""
+"""The web page's platform description: a platform that is always served."""
 
 from __future__ import annotations
 

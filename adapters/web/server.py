@@ -1,6 +1,6 @@
-"""The web adapter: starts the server, and stops it without leaving a tab in the dark.
+"""The web adapter: starts the server, and stops it only after the tabs were told.
 
-The page lies in `static/`, the actions are in `api.py`, what tabs are told in `tabs.py`, and who may ask at all in `guard.py`.
+The page is in `static/`, its actions in `api.py`, the updates of tabs in `tabs.py`, and access control in `guard.py`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from adapters.web.tabs import Tabs
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 DEFAULT_MAX_IMAGE_BYTES = 32 * 2**20
-SHUTDOWN_SECONDS = 3.0  # for requests that are under way; tabs connect again by themselves
+SHUTDOWN_SECONDS = 3.0  # for running requests; tabs reconnect by themselves
 
 
 class WebAddressError(AdapterError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
 
 class WebAdapter:
     """Serves the page on one address.
 
-    `token` is demanded from everybody who opens the page; it may be None on a loopback address only (ValueError). A picture above
-    `max_image_bytes` is refused without being kept in memory. `started` is set once `url` is known; with port 0 the system
-    chooses a free port. `more_routes`, as they are when it starts, are served on the same address for others, who check their
-    requests themselves.
+    Everybody who opens the page must enter `token`; it may be None on a loopback address only (otherwise ValueError). A picture
+    above `max_image_bytes` is refused and not kept in memory. `started` is set when `url` is known; port 0 takes a free port.
+    `more_routes`, as they are at the start, are served on the same address for other adapters, which authenticate their requests.
     """
 
     name = "web"
@@ -66,7 +65,7 @@ class WebAdapter:
         return self.where or None
 
     async def run(self, handler: ChatHandler) -> None:
-        """Serve until cancelled. Raises `WebAddressError` when the address is taken or not this machine's."""
+        """Serve until cancelled. Raises `WebAddressError` if the address is in use or not this machine's."""
         tabs = Tabs(handler)
         others_paths = frozenset(route.path for route in self._more_routes)
         guard = Guard(self._token, only_loopback_names=is_loopback(self._host), others_paths=others_paths)

@@ -1,8 +1,8 @@
-"""What open tabs are told: the list of chats, the chat that a tab shows, and its answer while it is being written.
+"""Updates of open tabs: the list of chats, the chat that a tab shows, and its answer while it is being written.
 
-Every tab has one WebSocket (a browser allows only six streams of server-sent events per host, over all its tabs). The tab says
-which thread it shows; it then gets the stored chat, followed by the running answer from its beginning, and the stored chat again
-when the answer has ended. So a reload, a late tab and a reconnection after a restart are all the same case.
+Every tab has one WebSocket (a browser allows only six streams of server-sent events per host, over all tabs). The tab says which
+thread it shows; it then gets the stored chat, the running answer from its beginning, and the stored chat again when the answer has
+ended. So a reload, a late tab and a reconnection after a restart are the same case.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MAX_TABS = 200
 MAX_COMMAND_BYTES = 4096
 HEARTBEAT_SECONDS = 20.0
-# A question left from before a restart is answered without the page's asking: look for it until it has begun.
+# A question from before a restart is answered without a request from the page: poll until that answer has begun.
 PENDING_LOOK_SECONDS = 1.0
 _THREAD = re.compile(r"[a-z0-9]{16,64}")
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def thread_key(thread: str) -> ThreadKey:
-    """Raises `Refused` for anything but a random id as the page makes them."""
+    """The key of a page's thread. Raises `Refused` if the id is not in the format that the page makes."""
     if not _THREAD.fullmatch(thread):
         raise Refused(404, "There is no such chat.")
     return ThreadKey("web", "local", "page", thread)
@@ -75,7 +75,7 @@ def view_of_event(event: AnswerEvent) -> Json:
 
 
 class Tabs:
-    """All open tabs. `announce` after every change of a thread."""
+    """All open tabs. Call `announce` after every change of a thread."""
 
     def __init__(self, handler: ChatHandler) -> None:
         self._handler = handler
@@ -131,10 +131,10 @@ class _Tab:
 
     async def run(self) -> None:
         try:
-            # Whichever ends first ends the tab: a page that lost its socket connects again and catches up.
+            # The first to end ends the tab: a page that lost its socket reconnects and catches up.
             await _first_of(self._listen(), self._send_lists(), self._send_threads())
         except ConnectionError:
-            pass  # the tab went away in the middle of a message
+            pass  # the tab was closed in the middle of a message
         except Exception as error:
             logger.error("a tab was dropped: %s", type(error).__name__)
             await self.socket.close(code=WSCloseCode.INTERNAL_ERROR)
@@ -164,7 +164,7 @@ class _Tab:
                 continue
             key = thread_key(self.thread)
             answer = self._handler.running_answer(key)
-            if answer is ended:  # may still be registered in the moment of its end
+            if answer is ended:  # may still be registered just after its end
                 answer = None
             chat = await self._handler.read_chat(key)
             await self._send(
@@ -188,7 +188,7 @@ class _Tab:
         async for event in answer.events():
             view = {"thread": answer.key.thread, **view_of_event(event)}
             if isinstance(event, Ended):
-                view["is_stored"] = answer.turn_id is not None  # a question may be taken back, as when the queue turns out full
+                view["is_stored"] = answer.turn_id is not None  # a question may be removed again, for example if the queue is full
             await self._send(view)
         return True
 
@@ -201,7 +201,7 @@ class _Tab:
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, T]) -> T:
-    """The result of whichever ends first; the others are cancelled and awaited."""
+    """Run all until the first ends. Returns its result; the others are cancelled and awaited."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

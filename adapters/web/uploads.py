@@ -1,7 +1,7 @@
 """Reads the multipart form that carries a question and its pictures.
 
-A picture that is too large is read to its end and thrown away rather than cut short: a browser whose upload is refused half-way
-shows a broken connection, and nobody learns why. The reason then reaches the person as an `AttachmentError`, through the chat.
+A picture that is too large is read to its end and discarded: a browser whose upload is refused half-way shows a broken connection
+without a reason. The person gets the reason through the chat, as an `AttachmentError`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from adapters.base import Attachment
 from adapters.sizes import check_size, format_size
 from adapters.web.guard import Refused
 
-MAX_TEXT_BYTES = 256 * 1024  # far above any context window, whose own limit the bot explains
+MAX_TEXT_BYTES = 256 * 1024  # far above any context window; the bot explains when a text exceeds that
 MAX_IMAGES = 8
-MAX_BODY_BYTES = 2**30  # what is read to its end for the sake of a good answer
+MAX_BODY_BYTES = 2**30  # up to this size a body is read to its end, so that the refusal can be shown
 CHUNK_BYTES = 256 * 1024
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{16,64}")
 
@@ -33,7 +33,7 @@ class Question:
 
 
 async def read_question(request: web.Request, max_image_bytes: int) -> Question:
-    """The form's fields are `message_id`, `text` and any number of `picture`s; raises `Refused`."""
+    """Read the form: fields `message_id`, `text` and any number of `picture`. Raises `Refused`."""
     if request.content_type != "multipart/form-data":
         raise Refused(415, "Please send a form.")
     if (request.content_length or 0) > MAX_BODY_BYTES:
@@ -54,7 +54,7 @@ async def read_question(request: web.Request, max_image_bytes: int) -> Question:
                 case "text":
                     if size > limit:
                         raise Refused(413, f"That question is longer than {format_size(limit)}. Please ask in fewer words.")
-                    text = data.decode(errors="replace").replace("\r\n", "\n")  # forms send every line end as CR LF
+                    text = data.decode(errors="replace").replace("\r\n", "\n")  # forms send line ends as CR LF
                 case "picture" if len(attachments) < MAX_IMAGES:
                     attachments.append(_attachment(part.filename, data, size, limit))
                 case _:
@@ -67,7 +67,7 @@ async def read_question(request: web.Request, max_image_bytes: int) -> Question:
 
 
 async def _read_part(part: BodyPartReader, limit: int, num_bytes_left: int) -> tuple[bytes, int]:
-    """The part's bytes and its size; above `limit` bytes nothing is kept, and the size alone tells."""
+    """The part's bytes and its size in bytes. Above `limit` the bytes are discarded."""
     kept = bytearray()
     size = 0
     while chunk := await part.read_chunk(CHUNK_BYTES):
@@ -94,7 +94,7 @@ def _fetcher(data: bytes, size: int, limit: int) -> Callable[[int], Awaitable[by
 
 
 def clean_file_name(name: str | None) -> str:
-    """A name that can stand in a sentence: no folders, no control or direction-changing characters, at most 100 characters."""
+    """Make a file name safe to show: no folders, no control or direction-changing characters, at most 100 characters."""
     last = re.split(r"[/\\]", name or "")[-1]
     printable = "".join(character for character in last if unicodedata.category(character)[0] != "C").strip()
     if len(printable) > 100:

@@ -1,4 +1,4 @@
-"""Alembic's entry. The store hands over an open connection (`bot.database`); there is no other way in."""
+"""Alembic's entry. It only works with an open connection from `bot.database`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`threadsight bench`: how fast the model is on this machine, as ratios to the plain way of using it.
+"""`threadsight bench`: measures the model's speed on this machine, as ratios to the plain way of using it.
 
-The plain way ("tutorial") is transformers' `generate`, one question at a time, history and picture processed again at every turn,
-on the same weights. Both sides get the same conversations, write the same number of tokens greedily, and take turns, so that
-whatever else the machine does slows both.
+The plain way ("tutorial") is transformers' `generate`, one question at a time, with history and picture processed again at every
+turn, on the same weights. Both sides get the same conversations, write the same number of tokens greedily, and alternate, so that
+other load on the machine slows both.
 """

@@ -1,4 +1,4 @@
-"""`threadsight bench`: its options, and what is printed. Loads torch only when it runs."""
+"""`threadsight bench`: its options and its output. Imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from model_server.bench.results import Report
     from model_server.checkpoints.loading import Checkpoint
 
-_FILE_WIDTH = 110  # columns, where there is no terminal to ask
+_FILE_WIDTH = 110  # columns, when the output is not a terminal
 _RANDOM = ("llava-1.5-7b", "llava-1.5-13b", "bench-58m", "bench-tiny")
 _QUANTIZATIONS = ("none", "8bit", "4bit", "auto")
 
 
 class BenchError(ModelServerError):
-    """The options ask for something that cannot be measured; for the person who gave them."""
+    """The options ask for something that cannot be measured. The message is for the person who gave them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace, *, model: str, quantization: str, against_api_key: str | None = None) -> int:
-    """Measure and print; returns the exit status. `model` and `quantization` are for options that name none.
+    """Measure and print the results. Returns the exit status. `model` and `quantization` are the defaults for the options.
 
     Raises a `ModelServerError`.
     """

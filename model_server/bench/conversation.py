@@ -1,6 +1,6 @@
-"""The conversations that both sides have, and the clock beside them.
+"""The conversations that both sides have, and their timing.
 
-A chat is about a picture of its own and has a few turns; each turn's answer goes on to be part of the next turn's prompt.
+Each chat has its own picture and a few turns; each turn's answer is part of the next turn's prompt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TICK_SECONDS = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer. `token_times` are seconds on `time.perf_counter`, one for each token of the answer."""
+    """One answer. `token_times` are times on `time.perf_counter` in seconds, one for each token of the answer."""
 
     asked_at: float
     token_times: tuple[float, ...]
@@ -61,13 +61,13 @@ class Chat:
         self.turns.append(turn)
 
     def about(self, image: Image) -> Chat:
-        """The same chat, but for the picture: of the same length, and nothing of it is known to the engine."""
+        """The same chat about another picture: of the same length, with nothing of it in the engine's cache."""
         first = Message(Role.USER, self.messages[0].text, (image,))
         return Chat(image, [first, *self.messages[1:]], list(self.turns))
 
 
 def make_chats(num_chats: int, seed: int) -> list[Chat]:
-    """`seed` and number decide the pictures: 640 x 480, soft patches of colour, JPEG."""
+    """Make chats with pictures: 640 x 480 pixels, soft patches of colour, JPEG. The same `seed` gives the same pictures."""
     return [Chat(_image(seed * 1000 + number)) for number in range(num_chats)]
 
 
@@ -79,7 +79,7 @@ def _image(seed: int) -> Image:
 
 
 async def converse(loop: InferenceLoop, chat: Chat, num_turns: int, num_new_tokens: int, on_turn: Callable[[], None]) -> None:
-    """Ask `num_turns` questions, each when the answer before it has come. Raises a `ModelServerError`."""
+    """Ask `num_turns` questions, each after the answer to the one before. Raises a `ModelServerError`."""
     for _ in range(num_turns):
         request = ChatRequest("bench", chat.ask(), SamplingParams(num_new_tokens, temperature=0))
         asked_at = time.perf_counter()
@@ -107,7 +107,7 @@ async def converse(loop: InferenceLoop, chat: Chat, num_turns: int, num_new_toke
 async def converse_all(
     loop: InferenceLoop, chats: Iterable[Chat], num_turns: int, num_new_tokens: int, on_turn: Callable[[], None]
 ) -> float:
-    """All chats at the same time. Returns the seconds that it took."""
+    """Have all chats at the same time. Returns the duration in seconds."""
     start = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         for chat in chats:
@@ -122,7 +122,7 @@ class Stall:
 
 @asynccontextmanager
 async def watch_event_loop() -> AsyncIterator[Stall]:
-    """How long, at most, the event loop did nothing for others."""
+    """Measure the longest time in which the event loop ran nothing else. Yields the measurement, which is updated meanwhile."""
     stall = Stall()
     asleep_since = time.perf_counter()
 
@@ -140,5 +140,5 @@ async def watch_event_loop() -> AsyncIterator[Stall]:
     try:
         yield stall
     finally:
-        look()  # a stall may last until now
+        look()  # a stall may still be going on
         ticking.cancel()

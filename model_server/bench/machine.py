@@ -1,4 +1,4 @@
-"""What the numbers were measured on: names, versions, the memory's speed."""
+"""Describes the machine: names, versions, memory bandwidth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
-_CPU_COPY_BYTES = 128 * 2**20  # far more than caches hold
+_CPU_COPY_BYTES = 128 * 2**20  # far more than the CPU's caches hold
 _GPU_COPY_BYTES = 2 * 2**30
 _NUM_COPIES = 8
 
@@ -39,7 +39,7 @@ def this_machine() -> Machine:
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written ones together, of the best of a few large copies."""
+    """Measure the memory bandwidth in bytes per second, reads and writes together: the best of a few large copies."""
     num_bytes = _GPU_COPY_BYTES if device.type == "cuda" else _CPU_COPY_BYTES
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -55,7 +55,7 @@ def memory_bandwidth(device: torch.device) -> float:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that tensors took on a GPU; without one, the most that this process took."""
+    """Peak memory in bytes: of tensors on a GPU; without one, of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

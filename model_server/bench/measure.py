@@ -1,4 +1,4 @@
-"""One run: both sides by turns, and what is measured of them."""
+"""One run: measures both sides alternately."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from model_server.remote.engine import open_remote
 
 _SYSTEM_TOKENS = 60
 _QUICK_CHATS = 4
-_DECODING_FACTOR = 2  # answers are that much longer where only writing is measured
+_DECODING_FACTOR = 2  # answers are longer by this factor where only decoding is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. `num_tutorial_chats` is how many chats the tutorial's way has at most, one after another, for each row."""
+    """What to measure. For each row, the tutorial's way has at most `num_tutorial_chats` chats, one after another."""
 
     num_chats: tuple[int, ...]
     num_turns: int = 3
@@ -39,7 +39,7 @@ class Plan:
         return replace(self, num_chats=few, num_tutorial_chats=1, num_rounds=1)
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raises `RequestRefused` when a chat would not fit the model's context."""
+        """Raise `RequestRefused` if a chat does not fit the model's context."""
         num_new_tokens = (self.num_turns + _DECODING_FACTOR) * self.num_new_tokens
         questions = 2 * sum(len(QUESTIONS[i % len(QUESTIONS)].split()) for i in range(self.num_turns + 1))
         num_tokens = checkpoint.num_image_tokens + _SYSTEM_TOKENS + questions + num_new_tokens
@@ -51,19 +51,20 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Answers to be written, for the progress display."""
+        """Number of answers that will be written, for the progress display."""
         first_token = self.num_rounds * 5
         sides = 2 if self.server is None else 3
         crowds = sum(self.num_repeats(n) * ((sides - 1) * n + min(n, self.num_tutorial_chats)) for n in self.num_chats)
         return 2 + first_token + crowds * self.num_turns + sum(self.num_chats)
 
     def num_repeats(self, num_chats: int) -> int:
-        """Few chats are over soon, and are measured several times."""
+        """How often to measure: several times when there are few chats, which end soon."""
         return max(1, self.num_tutorial_chats // num_chats)
 
 
 class Measurement:
-    """Measures `checkpoint`, which it takes over, with the engine that `make_engine` puts upon it."""
+    """Measures `checkpoint`, which it takes over, with the engine that `make_engine` makes from it and a number of requests at a
+    time."""
 
     def __init__(
         self, checkpoint: Checkpoint, plan: Plan, make_engine: Callable[[Checkpoint, int], Engine], on_step: Callable[[str], None]
@@ -79,7 +80,7 @@ class Measurement:
         self._doing = ""
 
     async def run(self) -> Report:
-        """Raises a `ModelServerError`."""
+        """Measure everything. Raises a `ModelServerError`."""
         loop = InferenceLoop(self._engine, max_queue=self._max_running, max_running=self._max_running)
         server: InferenceLoop | None = None
         try:
@@ -130,7 +131,7 @@ class Measurement:
         await self._by_tutorial([theirs], 1, 4)
 
     async def _first_token(self, loop: InferenceLoop) -> FirstToken:
-        """A round: two turns on each side, and our second turn once more about a picture that the engine has not seen."""
+        """One round: two turns on each side, and our second turn again with a picture that the engine has not seen."""
         self._doing = "first token"
         rounds = []
         for _ in range(self._plan.num_rounds):
@@ -148,7 +149,7 @@ class Measurement:
     async def _throughput(
         self, loop: InferenceLoop, server: InferenceLoop | None, num_chats: int
     ) -> tuple[Throughput, Sequence[Chat]]:
-        """The tutorial's way has its first half before ours, and its second half after. Returns also the last round's chats."""
+        """The tutorial's way runs half of its chats before ours and half after. Also returns the last round's chats."""
         plan = self._plan
         num_theirs = min(num_chats, plan.num_tutorial_chats)
         seconds = tutorial_seconds = server_seconds = longest_stall = 0.0
@@ -196,7 +197,7 @@ class Measurement:
         return row, chats
 
     async def _decoding(self, loop: InferenceLoop, chats: Sequence[Chat], bandwidth: float) -> Decoding:
-        """One more turn of all chats: from the moment when all are writing until the first has ended."""
+        """One more turn of all chats, measured from when all are writing until the first has ended."""
         self._doing = f"writing {len(chats)} answers at a time"
         await converse_all(loop, chats, 1, _DECODING_FACTOR * self._plan.num_new_tokens, self._step)
         turns = [chat.turns[-1] for chat in chats]
@@ -213,7 +214,7 @@ class Measurement:
         return Decoding(len(chats), speed, limit, share_of_limit=speed / limit)
 
     async def _by_tutorial(self, chats: Sequence[Chat], num_turns: int, num_new_tokens: int) -> float:
-        """Seconds; the display is told turn by turn, and the event loop stays free for it."""
+        """Run the tutorial's way in a thread, updating the display after every turn. Returns the duration in seconds."""
         seconds = 0.0
         for chat in chats:
             for _ in range(num_turns):

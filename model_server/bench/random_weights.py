@@ -1,4 +1,4 @@
-"""Models of the real shape with random weights: nothing to download, and as fast or slow as the trained ones."""
+"""Models of real shapes with random weights: nothing to download, and as fast as the trained ones."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from model_server.errors import ModelLoadError
 from model_server.prompt import SYSTEM, PromptTemplate
 
 _PATCH_SIDE = 14
-_MAX_PATIENT_BYTES = 4e9  # of weights that a CPU gets through in minutes
+_MAX_PATIENT_BYTES = 4e9  # of weights that a CPU can run in minutes
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Sizes of the language model (Llama) and of the vision tower (CLIP; 336 pixels in patches of 14 are 576 image tokens)."""
+    """Sizes of the language model (Llama) and the vision tower (CLIP; 336 pixels in patches of 14 make 576 image tokens)."""
 
     hidden_size: int
     intermediate_size: int
@@ -57,7 +57,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def random_checkpoint(name: str, *, quantization: str = "none", is_patient: bool = False) -> Checkpoint:
-    """One of `ARCHITECTURES`. Blocks.
+    """Make a checkpoint of one of `ARCHITECTURES`. Blocks.
 
     Raises `ModelLoadError` when it does not fit, or would take hours on a CPU unless `is_patient`.
     """
@@ -98,7 +98,7 @@ def _random_model(config: LlavaConfig, arguments: Mapping[str, Any]) -> PreTrain
     torch.manual_seed(0)
     is_quantized = "quantization_config" in arguments
     dtype = weight_dtype("none") if is_quantized else arguments["dtype"]
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # made where it is used: that is much faster on a GPU
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # created on the device: much faster on a GPU
         model = LlavaForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
     if is_quantized:
         model = LlavaForConditionalGeneration.from_pretrained(None, config=config, state_dict=model.state_dict(), **arguments)
@@ -135,7 +135,7 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> L
 
 
 def _tokenizer(architecture: Architecture) -> PreTrainedTokenizerFast:
-    """A word is a token; as many words as the embedding has rows, so that whatever the model writes can be read again."""
+    """One token per word, and as many words as the embedding has rows, so that all output can be encoded again."""
     special = ["<unk>", "<s>", "</s>", "<image>"]
     words = list(dict.fromkeys([*special, *_words([SYSTEM, *QUESTIONS, "USER: ASSISTANT:"])]))
     words += [f"w{number}" for number in range(architecture.vocab_size - len(words))]

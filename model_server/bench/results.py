@@ -1,4 +1,4 @@
-"""What was measured: one set of numbers, shown as tables or as JSON."""
+"""The results: one set of numbers, shown as tables or as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_server.bench.machine import Machine
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The model, and what was asked of it. `weight_bytes` are those of the whole model."""
+    """The model and its task. `weight_bytes` counts the whole model."""
 
     model: str
     dtype: str
@@ -28,8 +28,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """`num_chats` conversations at the same time. `tutorial_seconds` is what all of them would take one after another, told from
-    `num_tutorial_chats`; `num_equal_turns` of the `num_compared_turns` had the same tokens on both sides."""
+    """`num_chats` conversations at the same time. `tutorial_seconds` is the time for all of them one after another, extrapolated
+    from `num_tutorial_chats`. `num_equal_turns` of the `num_compared_turns` had the same tokens on both sides."""
 
     num_chats: int
     num_tokens: int
@@ -49,8 +49,8 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """Seconds from the question to the first token of the answer, of a chat that is alone; medians. `uncached` is the second turn
-    of a chat that the engine does not know."""
+    """Median seconds from the question to the answer's first token, for one chat at a time. `uncached` is the second turn of a chat
+    that is not in the engine's cache."""
 
     first_turn_seconds: float
     second_turn_seconds: float
@@ -62,8 +62,8 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Writing only, `num_chats` answers at a time. The limit is what the memory's bandwidth allows, with weights and all keys and
-    values read once a step."""
+    """Decoding only, `num_chats` answers at a time. The limit is the memory bandwidth's, with the weights and all keys and values
+    read once per step."""
 
     num_chats: int
     tokens_per_second: float

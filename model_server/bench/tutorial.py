@@ -21,7 +21,7 @@ from model_server.vision import HOLE
 
 
 def never_end(checkpoint: Checkpoint) -> None:
-    """From now on the model writes no special token, and so never ends an answer by itself. Costs both sides the same."""
+    """Make the model never write a special token, so that it never ends an answer by itself. Costs both sides the same."""
     special = sorted({*checkpoint.tokenizer.added_tokens_decoder, *checkpoint.eos_ids})
     head: Any = checkpoint.model.get_output_embeddings()
     ids = torch.tensor(special, device=checkpoint.model.device)
@@ -33,7 +33,7 @@ def never_end(checkpoint: Checkpoint) -> None:
 
 
 class Tutorial:
-    """A second model over the same weights as the checkpoint's. To be made before an engine takes that one over."""
+    """A second model over the checkpoint's weights. Make it before an engine takes the checkpoint over."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         model = checkpoint.model
@@ -42,7 +42,7 @@ class Tutorial:
         self._checkpoint = replace(checkpoint, model=twin)
 
     def converse(self, chat: Chat, num_turns: int, num_new_tokens: int) -> float:
-        """Ask `num_turns` questions, one after another. Blocks; returns the seconds that it took."""
+        """Ask `num_turns` questions, one after another. Blocks. Returns the duration in seconds."""
         start = time.perf_counter()
         for _ in range(num_turns):
             messages = chat.ask()
@@ -68,7 +68,7 @@ class Tutorial:
         return Turn(asked_at, tuple(clock.times), tuple(ids), len(ids))
 
     def _embeddings(self, messages: Sequence[Message]) -> torch.Tensor:
-        """(1, tokens, embedding size): the words' embeddings, and the features of the pictures, made anew."""
+        """(1, tokens, embedding size): the words' embeddings, and the pictures' features, computed again each time."""
         checkpoint = self._checkpoint
         prompt = checkpoint.template.encode(messages)
         is_several = checkpoint.forms.has_two_forms and len(prompt.images) > 1
@@ -90,7 +90,7 @@ class Tutorial:
 
 
 class _Clock(BaseStreamer):
-    """When each token came. What `generate` puts first is the prompt."""
+    """Records when each token came. The first `put` of `generate` is the prompt."""
 
     def __init__(self) -> None:
         self.times: list[float] = []

@@ -1,1 +1,1 @@
-"""What can be loaded: formats, families, quantization, and whether it fits."""
+"""Loads checkpoints: formats, families, quantization, and whether they fit into memory."""

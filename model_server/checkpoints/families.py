@@ -1,9 +1,9 @@
-"""Which models can be served, and how each takes its pictures.
+"""Which models can be served, and how each one's pictures are prepared.
 
-A model can be served when a picture is to it nothing but embeddings in place of some tokens, under ordinary causal attention and
-positions: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, SmolVLM, Idefics3, InternVL. Others are refused by what their configuration says
-of them; one that nothing speaks against is tried once, after loading: embeddings must give the logits that pixels give.
-LLaVA-1.5 is prepared as it was trained; every other model by its own processor.
+A model can be served if a picture only means embeddings in place of some tokens, with ordinary causal attention and positions:
+LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, SmolVLM, Idefics3, InternVL. Others are refused by their configuration; an unknown one with
+no obstacle is tested once after loading: embeddings must give the same logits as pixels. LLaVA-1.5 is prepared as it was trained;
+every other model by its own processor.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ _REMOTE = "A server that runs it, such as vLLM or SGLang, can be used instead: s
 
 
 _WITH_SINKS = frozenset({"gpt_oss"})
-_MOVING_ROPE = frozenset({"dynamic", "longrope"})  # what is cached of a short prompt would be wrong in a long one
+_MOVING_ROPE = frozenset({"dynamic", "longrope"})  # the cache of a short prompt would be wrong in a long one
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`max_images_per_chat` as the models were trained; `has_two_forms`: a picture gets less room when the chat has several."""
+    """`max_images_per_chat`: what the models were trained with. `has_two_forms`: a picture gets fewer tokens if the chat has
+    several."""
 
     max_images_per_chat: int = 1
     has_two_forms: bool = False
@@ -58,7 +59,7 @@ def _family(config: Any) -> Family:
 
 
 def check_servable(model: str, config: Any) -> None:
-    """Raises `ModelLoadError` for a model that cannot be served, before its weights are loaded."""
+    """Raise `ModelLoadError` for a model that cannot be served. Needs only its configuration, before the weights are loaded."""
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise ModelLoadError(f"{model} is of type {config.model_type}, which is not a model that talks about pictures.")
     reason = _obstacle(config)
@@ -100,18 +101,19 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def context_length(config: Any) -> int:
-    """In tokens. A sliding window bounds it: within the window that attention is the ordinary one."""
+    """The longest context in tokens. At most the sliding window, if there is one: within it, attention is ordinary."""
     text = config.text_config
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
     return int(min(text.max_position_embeddings, window or text.max_position_embeddings))
 
 
 def load_processor(path: str, config: Any, tokenizer: PreTrainedTokenizerFast, **where: Any) -> ProcessorMixin | None:
-    """The model's own processor, for pictures only; None for LLaVA-1.5. `where` goes to `from_pretrained`. Raises as that does."""
+    """Load the model's own processor, without video; None for LLaVA-1.5. `where` is passed to `from_pretrained`. Raises as that
+    does."""
     name = PROCESSOR_MAPPING_NAMES.get(config.model_type)
     if name is None:
         raise ValueError(f"there is no processor for the type {config.model_type}")
-    # SmolVLM's own processor differs from Idefics3's in what it does with videos, and needs a package for that.
+    # SmolVLM's own processor differs from Idefics3's only for videos, and needs a package for these.
     processor_class = getattr(transformers, "Idefics3Processor" if name == "SmolVLMProcessor" else name)
     settings, _ = processor_class.get_processor_dict(path, **where)
     template = settings.get("chat_template") or tokenizer.chat_template
@@ -135,7 +137,7 @@ def load_processor(path: str, config: Any, tokenizer: PreTrainedTokenizerFast, *
 
 
 def without_video(processor_class: Any) -> Any:
-    """The same class of processor, which takes None for its video processor: that would need torchvision, and reads no pictures."""
+    """A subclass that accepts None as its video processor, which would need torchvision and is not used for pictures."""
     if "video_processor" not in processor_class.get_attributes():
         return processor_class
     no_check = {"check_argument_for_proper_class": lambda self, name, argument: type(argument)}
@@ -156,7 +158,8 @@ def _default(template: str | Mapping[str, str]) -> str:
 def prompt_template(
     name: str, tokenizer: PreTrainedTokenizerFast, processor: Any, eos_ids: Iterable[int], chat_template: str | None = None
 ) -> PromptTemplate:
-    """`chat_template` is that of a LLaVA-1.5 which was trained on another prompt. Raises `ModelLoadError`."""
+    """Make the model's prompt template. `chat_template` is for a LLaVA-1.5 that was trained with another prompt. Raises
+    `ModelLoadError`."""
     try:
         if processor is None:
             return PromptTemplate(tokenizer, chat_template, eos_ids=eos_ids)
@@ -173,13 +176,13 @@ def image_forms(config: Any, image_processor: Any, processor: ProcessorMixin | N
 
 
 def num_image_tokens(forms: ImageForms, is_one_of_several: bool) -> int:
-    """The most tokens that a picture of a usual shape takes."""
+    """The most tokens that a picture of an ordinary shape takes."""
     images = [Image(b"", "image/png", "", width, height) for width, height in _TYPICAL_SIZES]
     return max(len(forms.token_ids(image, is_one_of_several)) for image in images)
 
 
 def max_images_per_chat(config: Any, forms: ImageForms, context_length: int) -> int:
-    """As many as the family was trained with, and as leave a quarter of the context for words."""
+    """The family's own limit, or less, so that a quarter of the context is left for text."""
     max_images = _family(config).max_images_per_chat
     if max_images == 1:
         return 1
@@ -187,7 +190,7 @@ def max_images_per_chat(config: Any, forms: ImageForms, context_length: int) -> 
 
 
 def check_images_as_embeddings(name: str, model: Any, processor: Any) -> None:
-    """For a family that is not known: raises `ModelLoadError` unless features in place of tokens give the logits of pixels."""
+    """For an unknown family: raise `ModelLoadError` unless features as embeddings give the same logits as pixels."""
     if model.config.model_type in _KNOWN:
         return
     pil = PilImage.effect_noise((96, 64), 80).convert("RGB")

@@ -1,7 +1,7 @@
-"""Whether a model fits into memory, and with how many chats, told from its configuration alone.
+"""Computes from a model's configuration whether it fits into memory, and with how many chats.
 
-What is counted: weights, keys and values of chats of `CHAT_TOKENS` tokens, and an allowance for all else (the CUDA context, encoded
-pictures, activations). A part of the free memory is left alone, as the engine leaves it.
+Counted are weights, keys and values of chats of `CHAT_TOKENS` tokens, and an allowance for the rest (the CUDA context, encoded
+pictures, activations). Part of the free memory is left unused, as the engine does.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from model_server.engine import Engine
 from model_server.errors import ModelLoadError
 
 CHAT_TOKENS = 900  # a picture of LLaVA-1.5 (576), and a few questions with their answers
-NUM_CHATS = 8  # for which `auto` makes room
-MAX_CPU_CACHE_BYTES = 2 * 1024**3  # this machine's memory is not ours alone
+NUM_CHATS = 8  # that `auto` makes room for
+MAX_CPU_CACHE_BYTES = 2 * 1024**3  # other programs need memory too
 _MAX_WORKING_BYTES = 2**30  # a small model needs less
-_USABLE_SHARE = 0.8  # of what the weights leave free
-# Bytes per weight. 4bit: a byte of scale per 64 weights, and a float of scale's scale per 256 of those (double quantization).
+_USABLE_SHARE = 0.8  # of the memory that the weights leave free
+# Bytes per weight. 4bit: one scale byte per 64 weights, and one float per 256 scales (double quantization, arXiv:2305.14314).
 _QUANTIZED_BYTES = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`weight_bytes` is the whole model, `step_bytes` what one step of generation reads of it; the cache holds keys and values."""
+    """Memory use, in bytes. `weight_bytes` is the whole model, `step_bytes` what one generation step reads of it; the cache is for
+    keys and values."""
 
     name: str
     quantization: str
@@ -65,16 +66,16 @@ class Plan:
 
 
 def plan(config: Any, quantization: str, free_bytes: int, *, name: str = "The model", dtype: torch.dtype | None = None) -> Plan:
-    """What would lie in `free_bytes` of memory. `config` is the model's, `quantization` one of `BEST_FIRST`. No weights are made.
+    """Compute the use of `free_bytes` of memory. `quantization` is one of `BEST_FIRST`. Allocates no weights.
 
-    `dtype` is that of whatever is not quantized; None stands for what is used on this machine.
+    `dtype` is for everything that is not quantized; None is the one used on this machine.
     """
     return _plan(_count(config), config, quantization, free_bytes, name, dtype)
 
 
 def best_plan(config: Any, free_bytes: int, *, name: str = "The model", num_chats: int = NUM_CHATS) -> Plan:
-    """The most bits per weight that leave room for `num_chats`; if none do, the fewest bits. Raises `ModelLoadError` when not even
-    one chat would fit."""
+    """Choose the most bits per weight that leave room for `num_chats` chats, or else the fewest bits. Raises `ModelLoadError` when
+    not even one chat fits."""
     weights = _count(config)
     for quantization in BEST_FIRST if is_available() else BEST_FIRST[:1]:
         best = _plan(weights, config, quantization, free_bytes, name)
@@ -88,7 +89,7 @@ def best_plan(config: Any, free_bytes: int, *, name: str = "The model", num_chat
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """How many there are: in all, read by one step, and in layers that can be quantized (with so many outputs)."""
+    """Numbers of weights: in all, read per step, and in layers that can be quantized (with their number of outputs)."""
 
     num_in_all: int
     num_in_step: int
@@ -99,9 +100,9 @@ class _Weights:
 def _count(config: Any) -> _Weights:
     model_class: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     with torch.device("meta"):
-        model = model_class(copy.deepcopy(config))  # a model makes its config its own
+        model = model_class(copy.deepcopy(config))  # a model changes its config
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    is_head_apart = config.tie_word_embeddings and head is not embedding  # only here: after loading it is the embedding
+    is_head_apart = config.tie_word_embeddings and head is not embedding  # only here: after loading the head is the embedding
     parameters = dict(model.named_parameters())
     layers = [
         module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and is_quantized(f"{name}.weight")
@@ -118,7 +119,7 @@ def _plan(weights: _Weights, config: Any, quantization: str, free_bytes: int, na
     dtype = dtype or weight_dtype(quantization)
     layer_bytes = round(weights.num_quantized * _QUANTIZED_BYTES.get(quantization, dtype.itemsize))
     if quantization == "8bit":
-        layer_bytes += 4 * weights.num_quantized_outputs  # a scale each
+        layer_bytes += 4 * weights.num_quantized_outputs  # one scale each
     weight_bytes = (weights.num_in_all - weights.num_quantized) * dtype.itemsize + layer_bytes
     return Plan(
         name=name,
@@ -138,13 +139,13 @@ def with_cache(planned: Plan, engine: Engine) -> Plan:
 
 
 def cache_bytes_per_token(text_config: Any, dtype: torch.dtype) -> int:
-    """Keys and values of one token, all layers together."""
+    """Bytes of one token's keys and values in all layers."""
     head_size = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
     return int(2 * text_config.num_hidden_layers * text_config.num_key_value_heads * head_size * dtype.itemsize)
 
 
 def free_memory() -> int:
-    """Bytes that are free where a model would be put: on the GPU, or in this machine's memory when it has none."""
+    """Free memory in bytes: of the GPU, or of this machine if it has none."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
     return int(psutil.virtual_memory().available)

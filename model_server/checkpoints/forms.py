@@ -1,6 +1,6 @@
-"""How pictures are prepared for a model: as LLaVA-1.5 was trained, or by the model's own processor.
+"""How pictures are prepared for a model: as in LLaVA-1.5's training, or by the model's own processor.
 
-The tokens of a picture depend on its size alone, so that they can be counted without decoding or encoding it.
+A picture's tokens depend only on its size, so that they can be counted without decoding or encoding it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_SIDE = 4096  # pixels; a very long, thin picture, padded to a square, must 
 
 
 class SquareForms:
-    """LLaVA-1.5: padded to a square with the mean colour, then resized; always the same number of tokens."""
+    """LLaVA-1.5: pads to a square with the mean colour, then resizes. Always the same number of tokens."""
 
     has_two_forms = False
 
@@ -42,12 +42,12 @@ class SquareForms:
 
 
 class ProcessorForms:
-    """As the model's own processor has it: tiles, and tokens between them, by the picture's size."""
+    """The model's own processor: tiles, and tokens between them, depending on the picture's size."""
 
     def __init__(self, processor: Any, *, has_two_forms: bool = False) -> None:
         self._processor = processor
         self.has_two_forms = has_two_forms
-        self._processing = threading.Lock()  # tokenizers set options on themselves
+        self._processing = threading.Lock()  # tokenizers are not thread-safe: they set options on themselves
         self._token_ids = lru_cache(maxsize=1024)(self._token_ids_of_size)
 
     def token_ids(self, image: Image, is_one_of_several: bool) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class ProcessorForms:
     def _token_ids_of_size(self, width: int, height: int, num_copies: int) -> tuple[int, ...]:
         try:
             inputs = self._process(PilImage.new("RGB", _fitted(width, height)), num_copies)
-        except Exception as error:  # processors fail in many ways at shapes that nobody thought of
+        except Exception as error:  # processors raise many things for unusual shapes
             raise RequestRefused(
                 f"I cannot look at a picture of {width} x {height} pixels with this model. Please cut it to a more usual shape."
             ) from error

@@ -1,8 +1,8 @@
-"""Where the files of a checkpoint lie: in a folder, or on the Hugging Face hub at a pinned revision.
+"""Finds the files of a checkpoint: in a folder, or on the Hugging Face hub at a pinned revision.
 
-Downloads are huggingface_hub's: into its cache, with a progress bar on a terminal, resumed where the connection broke off (after a
-restart, with the file that was on its way), and none at all when HF_HUB_OFFLINE is set. Code that comes with a checkpoint is never
-run. Whatever goes wrong becomes a `ModelLoadError` with a plain sentence: use `explained` around all work on a checkpoint.
+Downloads are huggingface_hub's: into its cache, with a progress bar on a terminal, resumed after a lost connection or a restart,
+and none when HF_HUB_OFFLINE is set. Code in a checkpoint is never run. Every error becomes a `ModelLoadError` with a plain
+sentence: use `explained` around all work on a checkpoint.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from model_server.errors import ModelLoadError
 
 log = logging.getLogger(__name__)
 
-# What the libraries raise for files that are missing, damaged, of another kind, or cannot be fetched.
+# What the libraries raise for files that are missing, damaged, of another kind, or that cannot be downloaded.
 _BAD_FILES = (
     TransportError,
     OSError,
@@ -55,7 +55,7 @@ _BAD_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`path` is a folder or a hub id; `revision`, a branch, tag or commit, means something on the hub only."""
+    """A checkpoint. `path` is a folder or a hub id; `revision` is a branch, tag or commit, for the hub only."""
 
     path: str
     revision: str | None = None
@@ -70,11 +70,11 @@ class Source:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """For the `from_pretrained` of anything, besides `path`."""
+        """Keyword arguments for any `from_pretrained(path, ...)`."""
         return {"local_files_only": True} if self.is_folder else {"revision": self.revision}
 
     def file(self, name: str, *, is_needed: bool = False) -> Path | None:
-        """One file, downloaded if need be; None when the checkpoint has none of this name, or an error when `is_needed`."""
+        """The path of one file, downloaded if needed. If there is none of this name: None, or an error when `is_needed`."""
         if self.is_folder:
             path = Path(self.path) / name
             if path.is_file():
@@ -84,7 +84,7 @@ class Source:
             return None
         try:
             return Path(hf_hub_download(self.path, name, revision=self.revision))
-        except LocalEntryNotFoundError:  # no connection, or none wanted
+        except LocalEntryNotFoundError:  # no connection, or offline mode
             if is_needed:
                 raise
             return None
@@ -107,7 +107,7 @@ class Source:
         return settings
 
     def beside(self, reference: str) -> Source:
-        """What this checkpoint refers to: a folder (a relative one may lie in this one or next to it), or a hub id."""
+        """Another checkpoint that this one refers to: a folder (relative to this one or to its parent), or a hub id."""
         if self.is_folder:
             here = Path(self.path)
             for folder in (here / reference, here.parent / reference):
@@ -120,7 +120,7 @@ class Source:
 def explained(model: str) -> Iterator[None]:
     """Turn what the libraries raise about `model` into a `ModelLoadError` for the person who runs the program."""
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()  # a log is no place for bars
+        transformers_logging.disable_progress_bar()  # no progress bars in a log
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:

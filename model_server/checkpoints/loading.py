@@ -1,6 +1,6 @@
-"""Loading a model: the bundled `tiny`, a folder, or a hub id; in transformers' format, in the original LLaVA's, or an adapter.
+"""Loading a model: the bundled `tiny`, a folder, or a hub id; in transformers' format or the original LLaVA's, or an adapter.
 
-Whatever goes wrong becomes a `ModelLoadError` with a plain sentence.
+Every error becomes a `ModelLoadError` with a plain sentence.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TINY_PATH = Path(__file__).parents[1] / "tiny" / "checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model with all that belongs to it."""
+    """A loaded model and everything that is needed to run it. Lengths are in tokens."""
 
     name: str
     model: PreTrainedModel
@@ -58,7 +58,7 @@ class Checkpoint:
     max_images_per_chat: int
     context_length: int
     eos_ids: tuple[int, ...]
-    plan: Plan  # as it was foreseen before loading
+    plan: Plan  # computed before loading
 
 
 def load_checkpoint(
@@ -89,9 +89,9 @@ def load_checkpoint(
 def check_fit(
     model: str = TINY, *, revision: str | None = None, quantization: Quantization = AUTO, free_bytes: int | None = None
 ) -> Plan:
-    """What loading would come to, told from the configuration alone: nothing else is downloaded. See `Plan.fits`.
+    """Compute the memory that loading would need, from the configuration: nothing else is downloaded. See `Plan.fits`.
 
-    `free_bytes` None is what is free now. Raises `ModelLoadError`, for `auto` also when nothing fits.
+    `free_bytes` None is the memory that is free now. Raises `ModelLoadError`, for `auto` also when nothing fits.
     """
     source = source_of(model, revision)
     if quantization != AUTO:
@@ -118,7 +118,7 @@ def _plan(config: Any, quantization: Quantization, free_bytes: int, name: str) -
 
 
 def source_of(model: str, revision: str | None = None) -> Source:
-    """Raises `ModelLoadError` when the bundled model is not there."""
+    """The checkpoint that `model` names. Raises `ModelLoadError` when the bundled model is not installed."""
     if model == TINY and not TINY_PATH.is_dir():
         raise ModelLoadError("The bundled model is missing from this installation. Please install Threadsight again.")
     return Source(str(TINY_PATH)) if model == TINY else Source(model, revision)
@@ -126,7 +126,7 @@ def source_of(model: str, revision: str | None = None) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A checkpoint before its weights are loaded: from `state_dict`, or from the files of `base`."""
+    """A checkpoint before its weights are loaded, which come from `state_dict` or from the files of `base`."""
 
     base: Source
     config: Any
@@ -140,13 +140,14 @@ class _Parts:
 
 
 def _settings(source: Source) -> tuple[Source, dict[str, Any], Source, dict[str, Any] | None]:
-    """Whose config.json is the model's, its content, whose weights, and adapter_config.json if `source` is an adapter."""
+    """The source of config.json, its content, the source of the weights, and adapter_config.json's content if `source` is an
+    adapter."""
     adapter = source.settings("adapter_config.json")
     settings = source.settings(is_needed=adapter is None)
     if adapter is None:
         return source, settings or {}, source, None
     base = lora.base_of(source, adapter)
-    if settings is not None and is_original(settings):  # LLaVA's own adapters bring the whole model's
+    if settings is not None and is_original(settings):  # LLaVA's own adapters include the whole model's config.json
         return source, settings, base, adapter
     return base, base.settings(is_needed=True) or {}, base, adapter
 
@@ -187,13 +188,13 @@ def _load(parts: _Parts, arguments: Mapping[str, Any]) -> PreTrainedModel:
     weights: PreTrainedModel
     weights, info = model_class.from_pretrained(
         None if parts.state_dict is not None else parts.base.path,
-        config=copy.deepcopy(parts.config),  # a model makes its config its own
+        config=copy.deepcopy(parts.config),  # a model changes its config
         state_dict=parts.state_dict,
         output_loading_info=True,
         **parts.base.arguments,
         **arguments,
     )
-    if info["missing_keys"]:  # transformers would fill them with noise, and only warn
+    if info["missing_keys"]:  # transformers would fill them with random numbers, and only warn
         raise ModelLoadError(
             f"{parts.base.path} is not complete: weights for {len(info['missing_keys'])} parts of the model are missing."
         )
@@ -226,7 +227,7 @@ def _checkpoint(name: str, model: PreTrainedModel, parts: _Parts, planned: Plan)
 
 
 def _image_processor(source: Source, config: Any) -> LlavaImageProcessorPil:
-    """As LLaVA-1.5 was trained: padded to a square with the mean colour, then resized. The published files say centre crop instead,
+    """As in LLaVA-1.5's training: pad to a square with the mean colour, then resize. The published files say centre crop instead,
     which loses a quarter of a 4:3 picture."""
     side = config.vision_config.image_size
     processor = LlavaImageProcessorPil.from_pretrained(

@@ -1,6 +1,6 @@
-"""LoRA adapters, LLaVA's own and plain peft ones, merged into their base's weights by peft before anything is quantized.
+"""LoRA adapters, LLaVA's own and plain peft ones. peft merges them into the base's weights before anything is quantized.
 
-Merged weights are the adapted model exactly; on top of quantized layers an adapter would cost time at every token.
+Merged weights give exactly the adapted model; an adapter on top of quantized layers would cost time at every token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def base_of(adapter: Source, settings: dict[str, Any]) -> Source:
-    """The checkpoint that an adapter was trained on, by its adapter_config.json."""
+    """The checkpoint that an adapter was trained on, as its adapter_config.json says. Raises `ModelLoadError`."""
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ModelLoadError(f"{adapter.path} is an adapter, and does not say on which model (base_model_name_or_path).")
@@ -29,7 +29,8 @@ def base_of(adapter: Source, settings: dict[str, Any]) -> Source:
 
 
 def merge(model: PreTrainedModel, adapter: Source, settings: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights of `model`, which is used up, with the adapter merged into them. Raises `ModelLoadError`."""
+    """Merge the adapter into the weights of `model`, which cannot be used afterwards. Returns the weights by name. Raises
+    `ModelLoadError`."""
     if importlib.util.find_spec("peft") is None:
         raise ModelLoadError(
             f"{adapter.path} is a LoRA adapter, and the package peft is not installed. Please install the extra `lora`."
@@ -57,7 +58,7 @@ def merge(model: PreTrainedModel, adapter: Source, settings: dict[str, Any]) -> 
     if not low_rank:
         return dict(model.state_dict())
     known = {name: value for name, value in settings.items() if name in LoraConfig.__dataclass_fields__}
-    # Exactly what the adapter has weights for: "q_proj" would be found in the vision tower too.
+    # Exactly the layers that the adapter has weights for: "q_proj" alone would match in the vision tower too.
     config = LoraConfig(**{**known, "target_modules": targets, "exclude_modules": None, "modules_to_save": None, "task_type": None})
     adapted = LoraModel(model, config, "default")
     outcome: Any = set_peft_model_state_dict(adapted, {f"model.{name}": tensor for name, tensor in low_rank.items()})

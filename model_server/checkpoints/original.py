@@ -1,8 +1,8 @@
-"""Checkpoints as haotian-liu/LLaVA writes them (liuhaotian/llava-v1.5-7b and fine-tunes), made into transformers' own LLaVA.
+"""Converts checkpoints in haotian-liu/LLaVA's format (liuhaotian/llava-v1.5-7b and fine-tunes) into transformers' LLaVA.
 
-They are told by `mm_vision_tower` in config.json; their model_type collides with transformers'. The vision tower lies in a
-checkpoint of its own; the projector and the language model have other names. Source of the names: llava/model of haotian-liu/LLaVA
-at c121f04, and transformers' convert_llava_weights_to_hf.py.
+They are recognized by `mm_vision_tower` in config.json; their model_type collides with transformers'. The vision tower is a
+separate checkpoint; the tensors of the projector and the language model have other names. Source of the names: llava/model of
+haotian-liu/LLaVA at c121f04, and transformers' convert_llava_weights_to_hf.py.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _TEXT_CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig}
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^base_model\.(model\.)?", ""),  # what peft puts in front
-        (r"^model\.model\.", "model."),  # non_lora_trainables.bin has one more
+        (r"^base_model\.(model\.)?", ""),  # peft's prefix
+        (r"^model\.model\.", "model."),  # non_lora_trainables.bin has one more prefix
         # transformers' names before 4.52
         (r"^language_model\.model\.", "model.language_model."),
         (r"^language_model\.lm_head\.", "lm_head."),
         (r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),
-        # the original's
+        # the original's names
         (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
         (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
         (r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
@@ -59,7 +59,7 @@ _NOT_WEIGHTS = re.compile(r"rotary_emb\.inv_freq$|\.position_ids$|image_newline$
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """All that makes a checkpoint but the loaded model. `chat_template` None stands for LLaVA-1.5's own prompt."""
+    """Everything of a checkpoint except the loaded model. `chat_template` None is LLaVA-1.5's own prompt."""
 
     config: LlavaConfig
     state_dict: dict[str, torch.Tensor]
@@ -74,14 +74,15 @@ def is_original(settings: Mapping[str, Any]) -> bool:
 
 
 def module_name(name: str) -> str:
-    """What a tensor is called in transformers' LLaVA, whether the original, an adapter or an older transformers named it."""
+    """A tensor's name in transformers' LLaVA, from its name in the original, in an adapter or in an older transformers."""
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
     return name
 
 
 def read_config(source: Source, settings: Mapping[str, Any]) -> LlavaConfig:
-    """Made from config.json of the checkpoint and of its vision tower, without weights. Raises `ModelLoadError`."""
+    """Make the configuration from config.json of the checkpoint and of its vision tower, without weights. Raises
+    `ModelLoadError`."""
     _check(source, settings)
     text_config = _TEXT_CONFIGS[_text_type(settings)]
     known = text_config().to_dict().keys() | {"rope_theta", "rope_scaling"}
@@ -93,7 +94,7 @@ def read_config(source: Source, settings: Mapping[str, Any]) -> LlavaConfig:
     return LlavaConfig(
         text_config=text,
         vision_config=CLIPVisionConfig.from_pretrained(tower.path, **tower.arguments),
-        # Above the vocabulary: pictures are put in place before the embedding, so that no token of the checkpoint is spent on them.
+        # Above the vocabulary: pictures are inserted before the embedding, so none of the checkpoint's tokens is used for them.
         image_token_index=text.vocab_size,
         vision_feature_layer=settings.get("mm_vision_select_layer", -2),
         vision_feature_select_strategy="full" if settings.get("mm_vision_select_feature") == "cls_patch" else "default",
@@ -107,8 +108,8 @@ def read_original(
 ) -> Original:
     """Read a checkpoint whose config.json `is_original`. Blocks, downloads included.
 
-    For adapters: the language model's weights come from `base`, and the file `others` holds what was trained in full beside it.
-    Raises `ModelLoadError`, and what `hub.explained` turns into it.
+    For adapters, the language model's weights come from `base`, and the file `others` has the weights that were trained in full.
+    Raises `ModelLoadError`, and the errors that `hub.explained` turns into it.
     """
     config = read_config(source, settings)
     tower = _tower(source, settings)
@@ -119,7 +120,7 @@ def read_original(
         if name.startswith(("vision_model.", "embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm."))
     }
     state_dict = {f"model.vision_tower.{name}": tensor for name, tensor in seen.items()}
-    state_dict |= _renamed(read_checkpoint(weights_from))  # a fine-tune may have trained the tower too
+    state_dict |= _renamed(read_checkpoint(weights_from))  # a fine-tune may include the tower
     if others is not None:
         state_dict |= _renamed(read_tensors(others))
     has_projector = any(name.startswith("model.multi_modal_projector.") for name in state_dict)
@@ -141,7 +142,7 @@ def _renamed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _check(source: Source, settings: Mapping[str, Any]) -> None:
-    """Raises for what a checkpoint in this format can be, and this program cannot."""
+    """Raise `ModelLoadError` for features of this format that are not supported."""
     projector = settings.get("mm_projector_type", "linear")
     aspect_ratio = str(settings.get("image_aspect_ratio"))
     if _text_type(settings) not in _TEXT_CONFIGS:
@@ -158,7 +159,7 @@ def _check(source: Source, settings: Mapping[str, Any]) -> None:
 
 
 def _text_type(settings: Mapping[str, Any]) -> str:
-    """`llava` and `llava_llama` stand on Llama; `llava_mistral` and others say on what they stand."""
+    """The language model's type: Llama for `llava` and `llava_llama`; others, such as `llava_mistral`, name theirs."""
     kind = str(settings.get("model_type", "llava")).lower().removeprefix("llava").lstrip("_")
     return kind or "llama"
 
@@ -168,7 +169,7 @@ def _tower(source: Source, settings: Mapping[str, Any]) -> Source:
 
 
 def _tokenizer(source: Source, config: LlavaConfig) -> PreTrainedTokenizerFast:
-    """Most have a SentencePiece model only, of which transformers makes a fast tokenizer (with sentencepiece and protobuf)."""
+    """Most have only a SentencePiece model, which transformers converts into a fast tokenizer (with sentencepiece and protobuf)."""
     tokenizer = AutoTokenizer.from_pretrained(source.path, config=config.text_config, trust_remote_code=False, **source.arguments)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelLoadError(f"{source.path} has no tokenizer that I can use (tokenizer.json or tokenizer.model).")

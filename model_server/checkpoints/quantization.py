@@ -1,7 +1,8 @@
-"""Fewer bits per weight, through bitsandbytes: `8bit` is LLM.int8, `4bit` is nf4 with double quantization.
+"""Fewer bits per weight, with bitsandbytes: `8bit` is LLM.int8 (arXiv:2208.07339), `4bit` is nf4 with double quantization
+(arXiv:2305.14314).
 
 Only the language model's layers are quantized. The vision tower, the projector, the embeddings and the head keep their precision:
-they are small, and it is there that lost bits are seen. All of it works on a CPU too, in float32 there, but slowly.
+they are small, and losing bits there is noticeable. All of it also works on a CPU, in float32, but slowly.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Quantization = str | Mapping[str, Any]
 BEST_FIRST = ("none", "8bit", "4bit")
 AUTO = "auto"
 
-# transformers skips a module when a pattern matches its name from the start. Plain names ("vision_tower") match nothing here.
+# transformers skips a module if a pattern matches from the start of its name. Plain names ("vision_tower") match nothing here.
 _LANGUAGE_LAYERS = r".*\b(language_model|text_model)\.layers\."
 _ALL_BUT_LANGUAGE_LAYERS = rf"(?!{_LANGUAGE_LAYERS}).*"
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -34,7 +35,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def is_quantized(module_name: str) -> bool:
-    """Whether a linear layer of this name is among those that lose bits."""
+    """Whether a linear layer of this name gets quantized."""
     return re.match(_LANGUAGE_LAYERS, module_name) is not None
 
 
@@ -43,7 +44,7 @@ def is_available() -> bool:
 
 
 def bits(quantization: Quantization) -> str:
-    """Which of `BEST_FIRST` it is. Raises `ModelLoadError` for a word that is none of them."""
+    """The one of `BEST_FIRST` that it is. Raises `ModelLoadError` for an unknown word."""
     if isinstance(quantization, str):
         if quantization not in _OPTIONS:
             raise ModelLoadError(f"Quantization can be none, 8bit, 4bit or auto, not {quantization}.")
@@ -52,7 +53,7 @@ def bits(quantization: Quantization) -> str:
 
 
 def bitsandbytes_config(quantization: Quantization) -> BitsAndBytesConfig | None:
-    """What `from_pretrained` takes; None for full precision. Raises `ModelLoadError`."""
+    """The configuration for `from_pretrained`; None for full precision. Raises `ModelLoadError`."""
     kind = bits(quantization)
     if kind == "none":
         return None
@@ -61,7 +62,7 @@ def bitsandbytes_config(quantization: Quantization) -> BitsAndBytesConfig | None
             f"Quantization to {kind} needs the package bitsandbytes, which is not installed. "
             "Please install the extra `quantization`, or set the quantization to none."
         )
-    # It tells at every layer of every step that it computes in float16, which is meant.
+    # It warns at every layer of every step that it computes in float16, which is intended.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     options = _OPTIONS[quantization] if isinstance(quantization, str) else quantization
     defaults = {"llm_int8_skip_modules": [_ALL_BUT_LANGUAGE_LAYERS], "bnb_4bit_compute_dtype": weight_dtype("4bit")}
@@ -69,15 +70,15 @@ def bitsandbytes_config(quantization: Quantization) -> BitsAndBytesConfig | None
 
 
 def weight_dtype(kind: str) -> torch.dtype:
-    """The dtype of whatever is not quantized. int8 wants float16 on a GPU; on a CPU float32 is the one that is fast everywhere."""
+    """The dtype of everything that is not quantized. int8 needs float16 on a GPU; on a CPU only float32 is fast everywhere."""
     if not torch.cuda.is_available():
         return torch.float32
     return torch.float16 if kind == "8bit" else torch.bfloat16
 
 
 def placement(quantization: Quantization, device_map: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `from_pretrained`. On one device, always: the engine serves one GPU, and layers that are left on the CPU would
-    make it slower than no GPU. Raises `ModelLoadError`."""
+    """Keyword arguments for `from_pretrained`. Always one device: the engine uses one GPU, and with layers left on the CPU it would
+    be slower than without a GPU. Raises `ModelLoadError`."""
     arguments: dict[str, Any] = {"dtype": weight_dtype(bits(quantization)), "attn_implementation": "sdpa"}
     config = bitsandbytes_config(quantization)
     if config is not None:
@@ -90,7 +91,10 @@ def placement(quantization: Quantization, device_map: str | Mapping[str, Any]) -
 
 
 def use_plain_kernels_for_odd_sizes(model: nn.Module) -> None:
-    """bitsandbytes packs 4-bit weights for CPUs that have AVX512-BF16, and its packing asserts inputs in 64s and outputs in 32s."""
+    """Avoid bitsandbytes' packed 4-bit kernels for layers that they cannot take.
+
+    On CPUs with AVX512-BF16 it packs 4-bit weights, and asserts that inputs are multiples of 64 and outputs multiples of 32.
+    """
     module: Any
     for module in model.modules():
         is_4bit = hasattr(module, "support_avx512bf16_for_cpu")

@@ -1,4 +1,4 @@
-"""The tensors of checkpoint files. safetensors is preferred; a pickle is read as plain tensors only, and code in it never runs."""
+"""The tensors of checkpoint files. safetensors is preferred; of a pickle only plain tensors are read, and its code never runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SINGLE_AND_INDEX = (
 
 
 def read_checkpoint(source: Source) -> dict[str, torch.Tensor]:
-    """All tensors by the names in the files, sharded or not, on the CPU and read from disk only when they are used."""
+    """All tensors by their names in the files, sharded or not. They are on the CPU, and read from disk when they are used."""
     for single, index in _SINGLE_AND_INDEX:
         if (file := source.file(single)) is not None:
             return read_tensors(file)
@@ -29,10 +29,10 @@ def read_checkpoint(source: Source) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of one file by name. Raises pickle.UnpicklingError for a pickle that holds anything else than tensors."""
+    """The tensors of one file by name. Raises pickle.UnpicklingError for a pickle with anything but tensors."""
     if file.suffix == ".safetensors":
         return load_file(file)
-    # Files in the format from before 2020 cannot be mapped into memory.
+    # Files in torch's format from before 2020 cannot be memory-mapped.
     tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"the file {file.name} does not hold weights")

@@ -1,8 +1,7 @@
-"""Attention over many chats at once, whose tokens stand one after another and whose keys and values lie in a `PackedCache`.
+"""Attention over many chats in one batch: their tokens are concatenated, and their keys and values are in a `PackedCache`.
 
-transformers hands a model's keyword arguments down to a registered attention function, and makes no mask for one that it does not
-know. On CUDA it is FlashAttention as it comes with torch; elsewhere a loop over the chats, which reads each chat's rows where they
-are.
+transformers passes a model's keyword arguments down to a registered attention function, and makes no mask for one that it does not
+know. On CUDA we use torch's own FlashAttention; elsewhere a loop over the chats, which reads each chat's rows in place.
 """
 
 from __future__ import annotations
@@ -20,8 +19,13 @@ NAME = "threadsight_packed"
 
 
 class PackedBatch:
-    """The chats of one forward pass: chat i has `num_queries[i]` new tokens, the last of its `num_keys[i]`, and its rows begin at
-    `starts[i]`, in rising order. `num_layers_run` counts the layers that came by."""
+    """The chats of one forward pass.
+
+    Chat i has `num_keys[i]` tokens, of which the last `num_queries[i]` are new, in cache rows
+    from `starts[i]` on; `starts` is ascending. `num_layers_run` counts the attention layers that have run. Tensors: `positions` and
+    `rows` are (new tokens,), the position in its chat and the cache row of each; `lasts` is (chats,), the index of each chat's last
+    new token.
+    """
 
     def __init__(self, cache: PackedCache, starts: Sequence[int], num_queries: Sequence[int], num_keys: Sequence[int]) -> None:
         self.cache = cache
@@ -34,7 +38,7 @@ class PackedBatch:
         ends = [0]
         for num in num_queries:
             ends.append(ends[-1] + num)
-        self.lasts = torch.tensor(ends[1:], device=device) - 1  # of each chat, its last query
+        self.lasts = torch.tensor(ends[1:], device=device) - 1  # each chat's last query
         self.max_queries, self.max_keys = max(num_queries), max(num_keys)
         self.cu_seq_q, self.cu_seq_k, self.seqused_k = (
             torch.tensor(numbers, dtype=torch.int32, device=device) for numbers in (ends, [*starts, cache.num_rows], num_keys)
@@ -52,9 +56,12 @@ def packed_attention(
     packed: PackedBatch,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention; `query`, `key`, `value` are (1, heads, tokens, head size) of all chats' new tokens one after another.
+    """Causal attention. `query`, `key` and `value` are (1, heads, tokens, head size), with the new tokens of all chats
+    concatenated.
 
-    Stores the keys and values. Returns (1, tokens, heads, head size).
+    Writes the keys and values into the cache. `scaling` None is 1 / sqrt(head size). Returns (1, tokens, heads, head size) and, in
+    place of the attention weights, None: the form that transformers' AttentionInterface asks for
+    (https://huggingface.co/docs/transformers/attention_interface).
     """
     packed.num_layers_run += 1
     layer: Any = module.layer_idx
@@ -69,12 +76,12 @@ def packed_attention(
     for start, num_queries, num_keys in packed.chats:
         q, k, v = query[0, :, q0 : q0 + num_queries], keys[:, start : start + num_keys], values[:, start : start + num_keys]
         q0 += num_queries
-        if num_queries == 1:  # the heads that share keys are queries of one head, so that the keys need not be repeated
+        if num_queries == 1:  # heads that share keys become queries of one head, so that no keys are repeated
             out = scaled_dot_product_attention(q.reshape(1, len(k), -1, q.shape[-1]), k[None], v[None], scale=scaling)
             outs.append(out.reshape(1, -1, 1, out.shape[-1]))
             continue
         mask = None
-        if num_queries < num_keys:  # the diagonal starts at the end of the known ones
+        if num_queries < num_keys:  # the diagonal starts after the cached tokens
             mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril(num_keys - num_queries)
         outs.append(
             scaled_dot_product_attention(
@@ -85,7 +92,7 @@ def packed_attention(
 
 
 def _has_flash(query: torch.Tensor) -> bool:
-    """FlashAttention wants 16 bits and an Ampere GPU or a newer one."""
+    """FlashAttention needs a 16-bit type and an Ampere or newer GPU."""
     is_short = query.dtype in (torch.float16, torch.bfloat16)
     return query.is_cuda and is_short and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
@@ -113,7 +120,8 @@ def _flash(
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Switch the language model, and only it, to `packed_attention`. Afterwards it runs with a `PackedBatch` only."""
+    """Switch the language model, and only it, to `packed_attention`. From then on every forward pass needs
+    `packed=PackedBatch(...)`."""
     AttentionInterface.register(NAME, packed_attention)
     # Not set_attn_implementation, which would look for a kernel of this name on the hub.
     model.config._attn_implementation = {"": NAME, "text_config": NAME}

@@ -1,9 +1,8 @@
-"""Keys and values of all chats in one arena, each chat's in rows that follow each other.
+"""Keys and values of all chats in one arena, each chat's in consecutive rows.
 
 A running answer owns an extent: room for its whole prompt and answer, so that it never waits for memory. A finished one keeps its
-rows as long as nobody needs them (least recently used goes first), and the chat's next turn goes on from there: what it shares with
-any earlier extent, from the first id on, is never computed again. When free rows are scattered, extents move together. One thread
-only.
+rows until they are needed (the least recently used is evicted first), and the chat's next turn reuses them: the prefix that it
+shares with any earlier extent is not computed again. When the free rows are fragmented, extents are compacted. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from transformers import PreTrainedModel
 from model_server.checkpoints.fit import MAX_CPU_CACHE_BYTES, cache_bytes_per_token
 
 _GPU_MEMORY_SHARE = 0.8
-UNIT = 16  # rows; extents and costs are multiples of it, and shorter prefixes are not worth a copy
+UNIT = 16  # rows; extents and costs are multiples of it, and a shorter shared prefix is not worth a copy
 
 _Move = tuple[int, int, int]  # from row, to row, number of rows
 
 
 @dataclass(slots=True, eq=False)
 class Extent:
-    """Rows `start` up to `start + num_rows`; the first of them hold the keys and values of `ids`."""
+    """Rows `start` to `start + num_rows`; the first `len(ids)` of them hold the keys and values of `ids`."""
 
     start: int
     num_rows: int
@@ -38,12 +37,14 @@ class Extent:
 
 
 def units(num_rows: int) -> int:
+    """How many units of `UNIT` rows hold `num_rows` rows."""
     return -(-num_rows // UNIT)
 
 
 class PackedCache:
-    """`keys[layer]` and `values[layer]` are (heads, rows, head size): so a chat's rows of one head lie together, as attention reads
-    them. Raises MemoryError or RuntimeError when there is not enough memory."""
+    """`keys[layer]` and `values[layer]` are (heads, rows, head size), so that a chat's rows of one head are contiguous, as
+    attention reads them. `num_rows` is rounded down to a multiple of `UNIT`. Raises MemoryError or RuntimeError when there is not
+    enough memory."""
 
     def __init__(
         self, *, num_layers: int, num_heads: int, head_size: int, num_rows: int, dtype: torch.dtype, device: torch.device
@@ -55,16 +56,19 @@ class PackedCache:
         self._extents: list[Extent] = []  # least recently used first
 
     def take(self, ids: Sequence[int], num_rows: int) -> Extent:
-        """An extent of at least `num_rows` for a prompt of `ids`, as many of them computed as can be, but never the last.
+        """Allocate an extent of at least `num_rows` rows for a prompt of `ids`.
 
-        The extents that run and this one must fit together: whoever calls sees to that.
+        The returned extent's `ids` are the prefix that is cached already: as long as possible, but never the last id, whose logits
+        are needed.
+
+        The caller ensures that this extent and all running ones fit together (AssertionError if not).
         """
         num_rows = units(num_rows) * UNIT
         source, num_shared = self._best_source(ids)
         is_idle = source is not None and not source.is_running
         is_taken_over = is_idle and source is not None and num_shared == len(source.ids)
         if not self._evict_until_free(num_rows, source, is_taken_over):
-            is_taken_over = is_idle  # there is no room for a copy: the source gives up what is not shared
+            is_taken_over = is_idle  # no room for a copy: the source loses what is not shared
         others = [extent for extent in self._extents if not (extent is source and is_taken_over)]
         extent = Extent(0, num_rows, list(ids[:num_shared]))
         shared_start = source.start if source is not None else 0
@@ -72,13 +76,13 @@ class PackedCache:
         moves.append((shared_start, extent.start, num_shared))
         if source is not None and not is_taken_over:
             others.remove(source)
-            others.append(source)  # it was of use just now
+            others.append(source)  # it has just been used
         self._move(moves)
         self._extents = [*others, extent]
         return extent
 
     def give_back(self, extent: Extent) -> None:
-        """It runs no longer. What it holds stays, until the rows are needed."""
+        """Mark the extent as idle. Its keys and values stay until the rows are needed; rows behind them are freed."""
         extent.is_running = False
         extent.num_rows = units(len(extent.ids)) * UNIT
         self._extents.remove(extent)
@@ -86,7 +90,8 @@ class PackedCache:
             self._extents.append(extent)
 
     def _best_source(self, ids: Sequence[int]) -> tuple[Extent | None, int]:
-        """The extent that shares most; an idle one where two share the same, for it may be taken over."""
+        """The extent with the longest shared prefix, and that prefix's length. Prefers an idle one at equal length: it can be taken
+        over."""
         best, best_rank = None, (UNIT - 1, False)
         for extent in self._extents:
             rank = (_num_shared(extent.ids, ids, len(ids) - 1), not extent.is_running)
@@ -95,7 +100,7 @@ class PackedCache:
         return best, best_rank[0] if best is not None else 0
 
     def _evict_until_free(self, num_rows: int, source: Extent | None, is_taken_over: bool) -> bool:
-        """Forget idle chats, but not the source. Returns whether there are as many free rows."""
+        """Evict idle chats, except the source. Returns whether `num_rows` rows are free."""
         while self._num_free(source if is_taken_over else None) < num_rows:
             idle = next((extent for extent in self._extents if not extent.is_running and extent is not source), None)
             if idle is None:
@@ -107,7 +112,8 @@ class PackedCache:
         return self.num_rows - sum(extent.num_rows for extent in self._extents if extent is not without)
 
     def _place(self, extent: Extent, others: Iterable[Extent], predecessor: Extent | None) -> list[_Move]:
-        """Find rows for `extent`: where its predecessor is, in any gap, or behind all others when these have moved together."""
+        """Find rows for `extent`: where its predecessor is, in any gap, or after all others once these are compacted. Returns the
+        moves."""
         ordered = sorted(others, key=lambda other: other.start)
         ends = [0, *(other.end for other in ordered)]
         starts = [*(other.start for other in ordered), self.num_rows]
@@ -131,7 +137,8 @@ class PackedCache:
         return moves
 
     def _move(self, moves: Iterable[_Move]) -> None:
-        """A layer at a time and all of a layer at once, for rows may move to where others leave."""
+        """Move rows, layer by layer. All rows of a layer are copied out first, because a target may overlap another move's
+        source."""
         needed = [move for move in moves if move[0] != move[1] and move[2]]
         if not needed:
             return
@@ -151,7 +158,10 @@ def _num_shared(stored: Sequence[int], wanted: Sequence[int], at_most: int) -> i
 
 
 def make_cache(model: PreTrainedModel, num_tokens: int | None, *, max_running: int, context_length: int) -> PackedCache:
-    """For `num_tokens`; None takes 80 % of a GPU's free memory, or up to 2 GiB on a CPU. Raises as `PackedCache`."""
+    """Make a cache for `num_tokens` tokens (one row each). None takes 80 % of a GPU's free memory, or up to 2 GiB on a CPU.
+
+    `context_length` is in tokens. Raises as `PackedCache`.
+    """
     text: Any = model.config.text_config
     embedding: Any = model.get_input_embeddings()
     dtype: torch.dtype = embedding.weight.dtype

@@ -1,8 +1,8 @@
 """The engine on this machine: all chats in one forward pass, each token computed once.
 
-A step takes one token of every answer that is being written, and a bounded number of tokens of prompts that are still being read,
-in order of arrival: so no answer waits for another's prompt. Pictures are token ids (model_server/vision.py). The model's own code
-runs unchanged; only its attention is ours (attention.py), over the keys and values of all chats (cache.py). One thread does it all.
+A step computes one token of every answer that is being written, and a bounded number of prompt tokens, in order of arrival: so no
+answer waits for another's prompt. Pictures are token ids (model_server/vision.py). The model's own code runs unchanged; only its
+attention is ours (attention.py), over the keys and values of all chats (cache.py). One thread runs all steps.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from model_server.packed.sampling import choose
 from model_server.types import FinishReason, Image, Message, ModelCapabilities, SamplingParams
 from model_server.vision import BLOCK_ROWS, ImageStore, num_prompt_tokens
 
-_NUM_IMAGES = 64  # that stay encoded, if they are not too large
+_NUM_IMAGES = 64  # kept encoded, within _MAX_IMAGE_BYTES
 _MAX_IMAGE_BYTES = 512 * 1024**2
 _PROMPT_TOKENS_PER_STEP = {"cuda": 2048, "cpu": 256}
 
@@ -46,11 +46,11 @@ class _Request:
 
 
 class PackedEngine:
-    """`Engine` on a checkpoint in this process, which it takes over: afterwards the model runs nowhere else.
+    """`Engine` over a checkpoint in this process. It takes the checkpoint over: the model cannot be used without it afterwards.
 
-    `max_running` is how many requests there will be at a time; `cache_tokens` is the size of the key-value cache: None takes 80 %
-    of a GPU's free memory, or up to 2 GiB on a CPU. `picture_blocks` of 64 image tokens stay encoded: None takes up to 512 MiB.
-    `load` brings the checkpoint back after `unload`; without it, only the cache is given back.
+    `max_running` is the most requests at a time. `cache_tokens` is the size of the key-value cache in tokens: None takes 80 % of a
+    GPU's free memory, or up to 2 GiB on a CPU. `image_blocks` blocks of 64 image tokens stay encoded: None takes up to 512 MiB.
+    `load` loads the checkpoint again after `unload`; without it, `unload` frees the cache only. Raises `ModelLoadError`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PackedEngine:
             max_images_per_chat=checkpoint.max_images_per_chat,
         )
         self.num_steps = 0  # forward passes of the language model so far
-        self.num_computed_tokens = 0  # that went through it: prompts as far as they were not cached, and generated ones
+        self.num_computed_tokens = 0  # uncached prompt tokens and generated tokens
         self._max_running = max_running
         self._cache_tokens = cache_tokens
         self._num_image_blocks = image_blocks or self._image_blocks(max_running)
@@ -104,7 +104,7 @@ class PackedEngine:
         try:
             context_length = self._checkpoint.context_length
             cache = make_cache(self._model, self._cache_tokens, max_running=self._max_running, context_length=context_length)
-            # The longest step is tried on a GPU, so that there will be memory for it.
+            # On a GPU the longest step is tried now, so that its memory is known to be there.
             num_tokens = min(_PROMPT_TOKENS_PER_STEP["cuda"], cache.num_rows) if self._model.device.type == "cuda" else 1
             batch = PackedBatch(cache, [0], [num_tokens], [num_tokens])
             with torch.inference_mode():
@@ -115,7 +115,7 @@ class PackedEngine:
             raise ModelLoadError(f"{self._checkpoint.name} computes attention in a way that I do not know.")
         self._cache, self._capacity = cache, cache.num_rows // UNIT
         self._is_stopping = False
-        # A daemon, so that a program which forgets to stop us can still end.
+        # A daemon, so that a program which forgets to call `stop` can still exit.
         self._thread = threading.Thread(target=self._run, name="threadsight-engine", daemon=True)
         self._thread.start()
         atexit.register(self.stop)
@@ -140,7 +140,7 @@ class PackedEngine:
     def cancel(self, request_id: str) -> None:
         request = self._requests.get(request_id)
         if request is not None:
-            # It stays until the step that runs now has ended, which may still read its picture.
+            # Released after the current step, which may still read its picture.
             request.is_cancelled = True
             with self._has_news:
                 self._has_news.notify()
@@ -162,7 +162,7 @@ class PackedEngine:
             self._has_news.notify()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        self._requests.clear()  # of no meaning to the next cache, if the model is loaded again
+        self._requests.clear()  # they mean nothing to the next cache
         self._cache = None
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
@@ -184,7 +184,7 @@ class PackedEngine:
             self._on_failure(error)
 
     def _wait(self) -> list[_Request] | None:
-        """Let go of what was cancelled; returns the requests, as soon as there are any, and None when the engine is to stop."""
+        """Release cancelled requests and wait until there are others. Returns these, or None when the engine has to stop."""
         with self._has_news:
             while not self._is_stopping:
                 for request in [request for request in self._requests.values() if request.is_cancelled]:
@@ -223,7 +223,7 @@ class PackedEngine:
             self._on_outputs([output for output in news if output is not None])
 
     def _chosen(self, requests: Sequence[_Request]) -> list[tuple[_Request, Extent, int]]:
-        """Who gets how many tokens computed in this step, in order of their rows."""
+        """Which requests this step computes, with their extents and numbers of tokens, in order of their rows."""
         budget = _PROMPT_TOKENS_PER_STEP.get(self._model.device.type, 256)
         chosen = []
         for request in requests:
@@ -236,7 +236,7 @@ class PackedEngine:
         return sorted(chosen, key=lambda choice: choice[1].start)
 
     def _logits(self, ids: list[int], batch: PackedBatch) -> torch.Tensor:
-        """(chats, vocabulary): what follows the last token of each."""
+        """Run the model. Returns (chats, vocabulary): the logits after the last token of each chat."""
         output: Any = self._model(
             input_ids=torch.tensor([ids], device=self._model.device),
             position_ids=batch.positions[None],
@@ -248,7 +248,7 @@ class PackedEngine:
         return logits
 
     def _append(self, request: _Request, token_id: int) -> EngineOutput | None:
-        """Take one new token; returns the news, if there are any."""
+        """Append one new token. Returns the output for the listener, or None when there is no new text yet."""
         request.ids.append(token_id)
         request.num_new += 1
         request.held_ids.append(token_id)
@@ -263,7 +263,7 @@ class PackedEngine:
             with self._has_news:
                 self._release(request)
         if request.is_cancelled or (reason is None and not text):
-            return None  # ids come together with the text that they complete
+            return None  # ids are sent together with the text that they complete
         ids, request.held_ids = tuple(request.held_ids), []
         return EngineOutput(request.request_id, text, ids, request.num_cached, reason)
 
@@ -274,7 +274,7 @@ class PackedEngine:
             self._cache.give_back(request.extent)
 
     def _image_blocks(self, max_running: int) -> int:
-        """Room for a few pictures of each running chat; within a bound, but for at least one chat that is full of them."""
+        """Room for a few pictures of each running chat, within _MAX_IMAGE_BYTES, but at least for one chat full of pictures."""
         checkpoint = self._checkpoint
         blocks_per_image = -(-checkpoint.num_image_tokens // BLOCK_ROWS)
         wanted = blocks_per_image * max(_NUM_IMAGES, 2 * max_running * checkpoint.max_images_per_chat)
@@ -285,7 +285,7 @@ class PackedEngine:
 
 
 def _cannot_run(name: str, error: Exception) -> ModelLoadError:
-    if isinstance(error, MemoryError) or "memory" in str(error):  # as torch says it, on every kind of device
+    if isinstance(error, MemoryError) or "memory" in str(error):  # torch's wording on every device
         return ModelLoadError(f"There is not enough memory for {name} and its cache.")
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     return ModelLoadError(f"{name} cannot be run on this machine: {first_line}")

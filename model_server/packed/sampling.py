@@ -1,4 +1,4 @@
-"""Choosing the next tokens of several answers at once, each by its own settings."""
+"""Sample the next tokens of several answers at once, each with its own settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _MIN_TEMPERATURE = 1e-3
 
 
 def choose(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[int]:
-    """The next id for each row of `logits` (answers, vocabulary): temperature, then top_k, then top_p, as `generate` does it."""
+    """Sample one token id for each row of `logits` (answers, vocabulary), row i with `samplings[i]`.
+
+    Applies temperature, then top_k, then top_p, in the order of transformers' `generate`; temperatures above 0 are at least 0.001.
+    Greedy rows take the most likely id. The random draws use torch's global generator."""
     ids = logits.argmax(-1)
     rows = [i for i, sampling in enumerate(samplings) if not sampling.is_greedy]
     if rows:
@@ -21,7 +24,7 @@ def choose(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[in
         is_cut = [i for i, s in enumerate(chosen) if s.top_k or s.top_p < 1]
         if is_cut:
             scores[is_cut] = _cut(scores[is_cut], [chosen[i] for i in is_cut])
-        # The largest of p / e with e from the exponential distribution falls on each id with probability p.
+        # argmax(p / e), e exponentially distributed, is id i with probability p[i] (the "exponential race"); no sort, no transfer.
         probabilities = scores.softmax(-1)
         ids[rows] = (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
     chosen_ids: list[int] = ids.tolist()
@@ -29,7 +32,7 @@ def choose(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[in
 
 
 def _cut(scores: torch.Tensor, samplings: Sequence[SamplingParams]) -> torch.Tensor:
-    """-inf for every id behind the best `top_k`, and behind the fewest that have `top_p` of the probability together."""
+    """Set to -inf all but the `top_k` best ids, and all but the fewest ids whose probabilities add up to `top_p`."""
     num_ids = scores.shape[-1]
     ordered, order = scores.sort(-1, descending=True)
     top_k = _column([s.top_k or num_ids for s in samplings], scores)

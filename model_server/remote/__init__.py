@@ -1,1 +1,1 @@
-"""Somebody else's model behind OpenAI's protocol."""
+"""A model on another server, through OpenAI's protocol."""

@@ -1,7 +1,7 @@
-"""One try to get something from a model server: what is worth another try (`NotYet`), and what is not.
+"""One request to a model server. Errors that are worth another try are `NotYet`.
 
-Whatever a server does wrong is told twice: to the person who asked in the error, to the one who runs the program in the log.
-The environment's proxies are not used, redirects not followed, certificates checked: the key goes to the given address only.
+A server's error is reported twice: to the person who asked by the exception, and to the operator in the log. Proxies from the
+environment are not used, redirects not followed, and certificates checked, so that the key goes to the given address only.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from model_server.remote.protocol import (
 )
 
 _CONNECT_SECONDS = 10.0
-_SILENCE_SECONDS = 300.0  # a busy server says nothing until the first word
+_SILENCE_SECONDS = 300.0  # a busy server sends nothing before the first word
 _IDLE_CONNECTION_SECONDS = 15.0
-_LATER = (429, 502, 503, 504)  # statuses that pass
-_MAX_ANSWER_BYTES = 2**20  # of an error or of the list of models
+_LATER = (429, 502, 503, 504)  # temporary statuses
+_MAX_ANSWER_BYTES = 2**20  # for errors and the list of models
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteServer:
-    """Where the model is. None for `model` takes the first that the server lists, for `context_length` what it says (or 4096)."""
+    """Where the model is. `model` None is the first that the server lists. `context_length`, in tokens, None is what the server
+    says, or 4096."""
 
     url: str  # ends in /v1 at most servers
     api_key: str | None = field(default=None, repr=False)
@@ -49,7 +50,8 @@ class RemoteServer:
 
 
 class NotYet(Exception):
-    """Nothing of the answer has arrived, and it is safe to ask again; `error` is for the person who asked if that does not help."""
+    """Nothing of the answer has arrived, so it is safe to try again, not before `after_seconds`. `error` is the error to raise if
+    no try helps."""
 
     def __init__(self, error: ModelServerError, after_seconds: float = 0.0) -> None:
         super().__init__(str(error))
@@ -58,7 +60,7 @@ class NotYet(Exception):
 
 
 class Connection:
-    """Made on the event loop that it belongs to."""
+    """An HTTP session with the server. Create it on the event loop that uses it."""
 
     def __init__(self, server: RemoteServer) -> None:
         self._server = server
@@ -74,9 +76,9 @@ class Connection:
         await self._session.close()
 
     async def served_model(self) -> ServedModel:
-        """The model to ask for. Raises `NotYet` or a `ModelServerError`.
+        """Find the model to ask for. Raises `NotYet` or a `ModelServerError`.
 
-        One that our settings name need not be listed: some servers list nothing.
+        A model that the settings name need not be in the server's list: some servers list nothing.
         """
         name = self._server.model
         try:
@@ -97,7 +99,7 @@ class Connection:
         return ServedModel(name, None)
 
     async def answer(self, body: bytes) -> AsyncGenerator[Piece, None]:
-        """Raises `NotYet` until the first text was given out, and a `ModelServerError` after it."""
+        """Stream an answer. Raises `NotYet` before the first text, and a `ModelServerError` after it."""
         has_text = has_ended = False
         try:
             async with self._request("POST", "/chat/completions", body) as response:
@@ -107,7 +109,7 @@ class Connection:
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
             pass
         if has_ended:
-            return  # if the connection broke, only token counts are missing
+            return  # if the connection broke here, only the token counts are missing
         if not has_text:
             raise NotYet(EngineFailed(AWAY))
         _log.error("The model server at %s broke off in the middle of an answer.", self.url)
@@ -117,9 +119,10 @@ class Connection:
     async def _request(
         self, method: str, path: str, body: bytes | None = None, *, may_fail: bool = False
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The head of an answer. Raises `NotYet` or a `ModelServerError`, having told the log who can do what about it.
+        """Yields the response, its body unread. Raises `NotYet` or a `ModelServerError`, after logging what the operator can do
+        about it.
 
-        With `may_fail`, an answer with another status than 200 is given out too, unless it says to come later or not to come.
+        With `may_fail`, responses with other statuses are yielded too, except temporary ones and refused keys.
         """
         headers = {} if body is None else {"Content-Type": "application/json"}
         url = self.url + path
@@ -153,4 +156,4 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _seconds(retry_after: str) -> float:
-    return float(retry_after) if retry_after.isdecimal() else 0.0  # the header may hold a date instead
+    return float(retry_after) if retry_after.isdecimal() else 0.0  # the header may be a date instead

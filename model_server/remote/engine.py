@@ -1,11 +1,11 @@
-"""The engine on another machine, behind the same `Engine` interface: queue, limits and cancelling stay those of `InferenceLoop`.
+"""An engine on another machine, behind the same `Engine` interface; `InferenceLoop` keeps the queue, limits and cancelling.
 
-* Until the first word of an answer has arrived, a server that is away or busy is asked again, a few times and later each time;
-  after it, never: nobody shall read a beginning twice.
-* A server that is away is not a broken engine. Whoever asks meanwhile is told, and nothing has to be started again.
-* Cancelling closes the connection, which such servers take as the sign to stop.
+* Until an answer's first word arrives, an unreachable or busy server is asked again a few times, with growing delays; afterwards
+  never, because the listener would get the beginning twice.
+* An unreachable server does not break the engine: requests fail meanwhile, and no restart is needed.
+* Cancelling closes the connection, which makes such servers stop.
 
-There are no token ids here, and what a prompt costs is a guess on the safe side that is corrected by what the server counted.
+There are no token ids here. A prompt's length is a cautious estimate, corrected by the server's own counts.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from model_server.types import FinishReason, Message, ModelCapabilities, Samplin
 
 DEFAULT_CONTEXT_LENGTH = 4096  # LLaVA-1.5's
 DEFAULT_IMAGE_TOKENS = 576  # LLaVA-1.5's
-MAX_RUNNING = 256  # what a cluster batches at a time; the rest waits here, where its place in the queue is shown
+MAX_RUNNING = 256  # what a cluster batches at a time; other requests wait here, where their queue position is shown
 RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _MAX_RETRY_AFTER_SECONDS = 10.0
 _BYTES_PER_TOKEN = 3  # of UTF-8; English has about four
-_TOKENS_PER_MESSAGE = 8  # what a template writes around it
+_TOKENS_PER_MESSAGE = 8  # for what a template adds around each
 
 _log = logging.getLogger(__name__)
 
 
 class RemoteEngine:
-    """`Engine` that asks `server`. Made on the event loop that it is to live on; its callbacks come from there."""
+    """`Engine` that asks `server`. Create it on the event loop that it will use, which also calls its callbacks."""
 
     def __init__(self, server: RemoteServer, retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS) -> None:
         self._server = server
@@ -44,7 +44,7 @@ class RemoteEngine:
         self._retry_delays_seconds = retry_delays_seconds
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._has_learned = False  # which model the server has
+        self._has_learned = False  # whether the server's model is known
         self._capabilities = ModelCapabilities(
             model_name=server.model or "",
             context_length=server.context_length or DEFAULT_CONTEXT_LENGTH,
@@ -59,13 +59,14 @@ class RemoteEngine:
 
     @property
     def cache_capacity(self) -> int:
-        return 0  # the server's own business
+        return 0  # the server manages its cache
 
     def cache_cost(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
         return 0
 
     def start(self, on_outputs: OnOutputs, on_failure: OnFailure) -> None:
-        """A server that is away is waited for when somebody asks; one that is there and of no use raises `ModelLoadError`."""
+        """Connect. An unreachable server is tried again at the next request; a reachable one that cannot be used raises
+        `ModelLoadError`."""
         self._on_outputs = on_outputs
         asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
@@ -88,7 +89,7 @@ class RemoteEngine:
         self._loop.call_soon_threadsafe(cancel)
 
     def unload(self) -> None:
-        """Nothing of the model is here."""
+        """Does nothing: the model is elsewhere."""
 
     def stop(self) -> None:
         if not self._loop.is_closed():
@@ -125,7 +126,7 @@ class RemoteEngine:
                     if piece.text:
                         self._on_outputs([EngineOutput(request_id, piece.text)])
         except ModelServerError as error:
-            self._has_learned = False  # a server that was started anew may have another model
+            self._has_learned = False  # a restarted server may have another model
             self._on_outputs([EngineOutput(request_id, error=error)])
         except Exception as error:
             _log.error("A request to the model server failed: %s", type(error).__name__)
@@ -138,7 +139,7 @@ class RemoteEngine:
     async def _pieces(
         self, messages: Sequence[Message], sampling: SamplingParams, system: str | None
     ) -> AsyncGenerator[Piece, None]:
-        """The answer, from whichever try brings it."""
+        """The pieces of the answer, with retries before the first."""
         for delay in (*self._retry_delays_seconds, None):
             try:
                 if not self._has_learned:
@@ -167,7 +168,7 @@ async def open_remote(
     max_running: int = MAX_RUNNING,
     retry_delays_seconds: Sequence[float] = RETRY_DELAYS_SECONDS,
 ) -> InferenceLoop:
-    """A loop in front of `server`, which need not be there yet. Raises `ModelLoadError` when it is there and of no use.
+    """Start a loop in front of `server`, which need not be reachable yet. Raises `ModelLoadError` when it is, but cannot be used.
 
     The caller closes the loop.
     """

@@ -1,9 +1,8 @@
-"""What is said to a model server far away, and what its answers mean: OpenAI's chat-completions protocol, as vLLM, SGLang,
-llama.cpp, Ollama, `transformers serve` and our own server speak it.
+"""Requests to a remote model server, and its answers: OpenAI's chat-completions protocol, as vLLM, SGLang, llama.cpp, Ollama,
+`transformers serve` and our own server implement it.
 
-Nothing here opens a connection. What a server answers is not trusted to be well-formed, and its error texts are never shown or
-logged, because some servers quote the question in them.
-Format: https://platform.openai.com/docs/api-reference/chat; a picture travels as a data URL (RFC 2397).
+Nothing here opens a connection. Answers may be malformed. A server's error texts are never shown or logged, because some servers
+quote the question in them. Format: https://platform.openai.com/docs/api-reference/chat; a picture is sent as a data URL (RFC 2397).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ BROKEN_OFF = "The model server broke off in the middle of the answer. Please ask
 NOT_UNDERSTOOD = f"The model server gave an answer that I cannot read. {TELL}"
 _LOSSY = ("image/jpeg", "image/heic", "image/avif", "image/webp")
 _ORIENTATION = 0x0112  # Exif
-# The servers' own words differ; these are pieces of what they say.
+# Servers phrase this differently; these are parts of their messages.
 _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|maximum model length|max_model_len|too long|max_tokens must be at least 1",
     re.IGNORECASE,
@@ -42,7 +41,7 @@ _NO_IMAGES = re.compile(r"image|picture|vision|multi-?modal|mmproj", re.IGNORECA
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one event of a streamed answer brought."""
+    """The content of one event of a streamed answer; None or empty for what it does not have."""
 
     text: str = ""
     finish_reason: FinishReason | None = None
@@ -56,7 +55,7 @@ class ServedModel:
 
 
 def request_body(model: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> bytes:
-    """A streaming request. Encodes its pictures, which takes time: call it off the event loop."""
+    """Make the JSON body of a streaming request. Encodes the pictures, which takes time: call it off the event loop."""
     first = [{"role": "system", "content": system.strip()}] if system and system.strip() else []
     body: dict[str, Any] = {
         "model": model,
@@ -66,7 +65,7 @@ def request_body(model: str, messages: Sequence[Message], sampling: SamplingPara
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    # Not every server knows every name: what has its default is not said.
+    # Not every server knows every name, so default values are left out.
     if sampling.top_p < 1:
         body["top_p"] = sampling.top_p
     if sampling.top_k:
@@ -75,13 +74,13 @@ def request_body(model: str, messages: Sequence[Message], sampling: SamplingPara
 
 
 async def read_pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[Piece, None]:
-    """The pieces of a streamed answer (server-sent events, one line of data each), until its end, however that is marked.
+    """Yields the pieces of a streamed answer (server-sent events, one line of data each) until its end, however that is marked.
 
-    Raises a `ModelServerError` when the server reports one, and `EngineFailed` for what is not the protocol.
+    Raises a `ModelServerError` when the server reports an error, and `EngineFailed` for malformed events.
     """
     async for line in lines:
         if not line.startswith(b"data:"):
-            continue  # comments, empty lines, fields that the protocol does not use
+            continue  # a comment, an empty line, or a field that the protocol does not use
         data = line[5:].strip()
         if data == b"[DONE]":
             return
@@ -98,10 +97,10 @@ async def read_pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[Piece, None
 
 
 def read_models(body: bytes) -> list[ServedModel]:
-    """The answer of /models. Raises ValueError."""
+    """Parse the answer of /models. Raises ValueError if it is malformed."""
     try:
         entries = json.loads(body)["data"]
-        # vLLM and SGLang say how long the context is; OpenAI's own protocol has no place for it.
+        # vLLM and SGLang give the context length; OpenAI's own protocol has no field for it.
         return [ServedModel(str(entry["id"]), _positive(entry.get("max_model_len"))) for entry in entries]
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError("not a list of models") from error
@@ -109,14 +108,14 @@ def read_models(body: bytes) -> list[ServedModel]:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """`error` is for the person who asked, `advice` for the one who runs the program."""
+    """What an error response means. `error` is for the person who asked, `advice` for the operator."""
 
     error: ModelServerError
     advice: str
 
 
 def refusal(status: int, body: bytes) -> Refusal:
-    """What it means that a server answered with an error."""
+    """Interpret an error response."""
     words = _error_words(body)
     if status in (401, 403):
         return Refusal(EngineFailed(f"The model server does not let me in. {TELL}"), "it refuses the API key")
@@ -149,7 +148,8 @@ def _data_url(image: Image) -> str:
 
 
 def _portable(image: Image) -> tuple[bytes, str]:
-    """The picture in a form that every server sees as we do: servers differ in formats, rotation, transparency and deep colours."""
+    """The picture as bytes and media type that all servers decode alike: they differ in formats, rotation, transparency and bit
+    depths."""
     with PilImage.open(io.BytesIO(image.data)) as pil:
         is_plain = pil.format in ("JPEG", "PNG") and pil.mode in ("RGB", "L") and not pil.has_transparency_data
         if is_plain and pil.getexif().get(_ORIENTATION, 1) == 1:
@@ -184,7 +184,7 @@ def _usage(usage: Any) -> Usage | None:
 
 
 def _error_words(body: bytes) -> str:
-    """All texts of an error object, in whichever of the usual places they stand."""
+    """All texts of an error object, from any of the usual fields."""
     try:
         answer = json.loads(body)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Our model behind OpenAI's protocol."""
+"""Serves our model with OpenAI's protocol."""

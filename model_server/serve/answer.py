@@ -1,4 +1,4 @@
-"""What our HTTP server answers: OpenAI's chat completions, whole or in chunks, and its error objects.
+"""The responses of our HTTP server: OpenAI's chat completions, whole or in chunks, and its error objects.
 
 Format: https://platform.openai.com/docs/api-reference/chat/object and /chat-streaming.
 """
@@ -19,9 +19,9 @@ RETRY_AFTER_SECONDS = 5
 
 
 class StopStrings:
-    """Ends a text before the first of some strings, however the text is cut into pieces.
+    """Ends a text before the first of some strings, which may be split over several pieces.
 
-    A piece's end is held back while it may be the beginning of such a string. After `is_found` nothing more comes.
+    The end of a piece is held back while it may begin such a string. Once `is_found`, `add` and `flush` return "".
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class StopStrings:
         self.is_found = False
 
     def add(self, text: str) -> str:
-        """What may be shown now."""
+        """Add a piece. Returns the text that may be sent now."""
         if self.is_found:
             return ""
         text = self._held + text
@@ -48,13 +48,13 @@ class StopStrings:
 
 
 def _overlap(text: str, string: str) -> int:
-    """How many of the text's last characters are the string's first."""
+    """Length of the longest end of the text that is a beginning of the string, in characters."""
     return next((n for n in range(min(len(string) - 1, len(text)), 0, -1) if text.endswith(string[:n])), 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer under way; makes its objects."""
+    """Makes the response objects of one answer."""
 
     completion_id: str
     model: str
@@ -77,7 +77,7 @@ class Completion:
 
 
 def event(content: dict[str, Any]) -> bytes:
-    """A server-sent event."""
+    """Encode a server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
     return b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
@@ -96,7 +96,7 @@ def error_object(sentence: str, kind: str, param: str | None = None, code: str |
 
 
 def describe_error(error: ModelServerError | BadRequest) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """Status, body and headers for an error that has a sentence."""
+    """HTTP status, body and headers for an error that has a sentence."""
     sentence = str(error)
     later = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     match error:

@@ -1,12 +1,12 @@
-"""What a client of our HTTP server asks: OpenAI's chat-completions request, checked, as our own words.
+"""Requests to our HTTP server: checks OpenAI's chat-completions request and converts it into our own types.
 
-* What would change the answer and is not supported is refused by its name; what only concerns OpenAI's own service is ignored.
-* Text of the system (or developer) messages that come first is the chat's system text; that of later ones stands in front of the
-  question that follows it. Messages of a user that follow each other are one question.
+* An unsupported parameter that would change the answer is refused by name; one that only concerns OpenAI's own service is ignored.
+* System (or developer) messages at the beginning are the chat's system text; later ones go before the next question. Consecutive
+  user messages are one question.
 * Clients send text back, not token ids: `KnownAnswers` finds the ids again, so that the next turn starts with exactly the cached
-  tokens. Nothing depends on it but speed.
+  tokens. Only speed depends on it.
 
-Format: https://platform.openai.com/docs/api-reference/chat/create, with vLLM's `top_k` beside it.
+Format: https://platform.openai.com/docs/api-reference/chat/create, and vLLM's `top_k`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FetchImage = Callable[[str, int], Awaitable[bytes]]
 _MAX_STOP_STRINGS = 4
 _MAX_KNOWN_ANSWERS = 1024
 
-# The values that change nothing; with any other, the answer would not be what the client expects.
+# Unsupported parameters, with the values that mean "off"; any other value is refused.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "n": (1,),
     "best_of": (1,),
@@ -53,7 +53,7 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
 
 
 class BadRequest(Exception):
-    """The client can mend it. `param` names the part of the request."""
+    """The client can correct this request. `param` names the part of the request."""
 
     def __init__(self, sentence: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(sentence)
@@ -103,7 +103,7 @@ class _StreamOptions(BaseModel):
 
 
 class CompletionRequest(BaseModel):
-    """Read it with `read_request`."""
+    """A checked request; make it with `read_request`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -128,7 +128,7 @@ class CompletionRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self, max_new_tokens: int, temperature: float) -> SamplingParams:
-        """With the server's own values for what the client left open."""
+        """The sampling settings; the arguments are the server's defaults for what the client left out."""
         return SamplingParams(
             max_new_tokens=self.max_completion_tokens or self.max_tokens or max_new_tokens,
             temperature=temperature if self.temperature is None else self.temperature,
@@ -138,7 +138,8 @@ class CompletionRequest(BaseModel):
 
 
 def read_request(body: bytes) -> CompletionRequest:
-    """Takes a while for large pictures: call it off the event loop. Raises `BadRequest`, which quotes nothing of the content."""
+    """Parse and check a request. Slow for large pictures: call it off the event loop. Raises `BadRequest`, which quotes no
+    content."""
     try:
         request = CompletionRequest.model_validate_json(body)
     except ValidationError as error:
@@ -158,7 +159,7 @@ def read_request(body: bytes) -> CompletionRequest:
 async def read_messages(
     request: CompletionRequest, fetch: FetchImage, max_image_bytes: int, max_images: int
 ) -> tuple[tuple[Message, ...], str | None]:
-    """The chat with its pictures checked, and those behind links fetched; and its system text.
+    """The chat, with its pictures fetched and checked, and its system text or None.
 
     Raises `BadRequest` or `ImageError`.
     """
@@ -208,7 +209,7 @@ def _decode(url: str, name: str, max_bytes: int) -> Image:
 
 
 class KnownAnswers:
-    """The token ids of the last answers, each by the chat that led to it."""
+    """The token ids of the latest answers, by the chat that each one belongs to."""
 
     def __init__(self, max_answers: int = _MAX_KNOWN_ANSWERS) -> None:
         self._max_answers = max_answers
@@ -222,7 +223,7 @@ class KnownAnswers:
             self._token_ids.popitem(last=False)
 
     def restore(self, messages: Sequence[Message], system: str | None = None) -> tuple[Message, ...]:
-        """The same chat, with the ids of those answers that are known."""
+        """The same chat, with the ids of those of its answers that are known."""
         return tuple(
             replace(message, token_ids=self._token_ids.get(key)) if message.role is Role.ASSISTANT else message
             for message, key in zip(messages, _keys(messages, system), strict=True)
@@ -230,7 +231,7 @@ class KnownAnswers:
 
 
 def _keys(messages: Sequence[Message], system: str | None) -> Iterator[bytes]:
-    """For every message, what stands for the chat up to it."""
+    """For every message, a key of the chat up to it."""
     so_far = hashlib.sha256(repr(system).encode(errors="backslashreplace"))
     for message in messages:
         content: list[Any] = [message.role.value, message.text.strip(), [image.sha256 for image in message.images]]

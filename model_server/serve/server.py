@@ -1,9 +1,10 @@
-"""The model over HTTP, for whatever speaks OpenAI's protocol.
+"""Serves the model over HTTP, for any client of OpenAI's protocol.
 
-* Without a key only this machine is listened to, and only under a name of its own: a foreign name that resolves here is DNS
-  rebinding. With one, everything but /health wants it. A request must say that it is JSON, which no other site's page can.
-* A client that leaves frees the model within a step, whether it streams or waits for the whole answer.
-* Errors are OpenAI's error objects with a sentence in them; nothing that goes wrong inside leaves as a traceback.
+* Without a key only requests from this machine are accepted, and only under a loopback name: another name that resolves here is DNS
+  rebinding. With a key, everything but /health requires it. A request must declare JSON as its content type, which another site's
+  page cannot do.
+* When a client disconnects, its answer stops within a step, streamed or not.
+* Errors are OpenAI's error objects with a sentence in them; no response contains a traceback.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from model_server.types import ChatRequest, Delta, Finished, Queued
 _log = logging.getLogger(__name__)
 _MAX_TEXT_BYTES = 2**20
 _MAX_BODY_BYTES = 128 * 2**20
-_FLUSH_SECONDS = 5.0  # for answers that are written when the server closes
+_FLUSH_SECONDS = 5.0  # for answers that are being sent when the server closes
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ServeAddressError(ModelServerError):
-    """The address cannot be listened on; for the person who runs the program."""
+    """The server cannot listen on the address. The message is for the operator."""
 
 
 async def fetch_public_image(url: str, max_bytes: int) -> bytes:
@@ -46,9 +47,10 @@ async def fetch_public_image(url: str, max_bytes: int) -> bytes:
 
 
 class CompletionServer:
-    """Serves `model`, which the caller closes before it closes this.
+    """Serves `model`. Close the model before this.
 
-    `api_key` may be None on a loopback address only (ValueError). `max_new_tokens` and `temperature` are for requests without.
+    `api_key` may be None on a loopback address only (otherwise ValueError). `max_new_tokens` and `temperature` are the defaults for
+    requests. `max_image_bytes` limits each picture's file.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class CompletionServer:
         self.url = ""
 
     async def start(self) -> None:
-        """Listen, and know the `url`; port 0 takes a free one. Raises `ServeAddressError`."""
+        """Listen and set `url`; port 0 takes a free port. Raises `ServeAddressError`."""
         num_images = self._model.capabilities.max_images_per_chat
         max_body_bytes = min(_MAX_TEXT_BYTES + num_images * self._max_image_bytes * 4 // 3, _MAX_BODY_BYTES)
         app = web.Application(middlewares=[self._guard], client_max_size=max_body_bytes)
@@ -99,7 +101,7 @@ class CompletionServer:
         self.url = f"http://{name}:{self._runner.addresses[0][1]}/v1"
 
     async def drain(self, timeout_seconds: float) -> bool:
-        """Refuse what is new or waits, and let running answers finish; returns whether they did."""
+        """Refuse new and waiting requests, and let running answers finish. Returns whether they did in time."""
         self._is_draining = True
         return await self._model.drain(timeout_seconds)
 
@@ -119,9 +121,9 @@ class CompletionServer:
             sentence = "That is too large." if error.status == 413 else f"{error.reason}."
             return web.json_response(error_object(sentence, "invalid_request_error"), status=error.status)
         except ConnectionResetError:
-            raise  # the client has left
+            raise  # the client has disconnected
         except Exception as error:
-            # The exception's own words may quote a question: only its kind and place are logged.
+            # The exception's message may quote a question: only its type and traceback are logged.
             place = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s in %s %s\n%s", type(error).__name__, request.method, request.path, place)
             body = error_object("Something went wrong on our side. Please try again.", "server_error")
@@ -157,7 +159,7 @@ class CompletionServer:
             "object": "model",
             "created": self._started_at,
             "owned_by": "threadsight",
-            "max_model_len": capabilities.context_length,  # as vLLM and SGLang say it
+            "max_model_len": capabilities.context_length,  # as vLLM and SGLang name it
         }
 
     def _check_model(self, name: str) -> None:
@@ -173,7 +175,7 @@ class CompletionServer:
         completion = Completion(f"chatcmpl-{uuid.uuid4().hex}", request.model)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
         chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages, system), sampling, system)
-        await self._model.num_prompt_tokens(chat.messages, chat.system)  # `submit` counts at once what was counted before
+        await self._model.num_prompt_tokens(chat.messages, chat.system)  # so that counting is fast in `submit`
         async with self._model.submit(chat) as stream:
             if request.stream:
                 return await _Streamed(http, request, completion).send(stream, lambda end: self._remember(chat, end))
@@ -200,7 +202,8 @@ class CompletionServer:
 
 
 class _Streamed:
-    """An answer as server-sent events. Its head is sent with the first news, so that what is refused before has its status."""
+    """An answer as server-sent events. The response's head is sent with the first event, so that a refusal before it has its own
+    status."""
 
     def __init__(self, http: web.Request, request: CompletionRequest, completion: Completion) -> None:
         self._http, self._request, self._completion = http, request, completion
@@ -214,7 +217,7 @@ class _Streamed:
             async for news in stream:
                 await self._begin()
                 match news:
-                    case Queued():  # a comment: it keeps proxies patient, and is for people who look
+                    case Queued():  # a comment, so that proxies do not time out; people may read it
                         await self._response.write(f": waiting, place {news.position}\n\n".encode())
                     case Delta():
                         await self._write(self._stops.add(news.text))

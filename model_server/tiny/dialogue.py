@@ -1,6 +1,6 @@
-"""Dialogues about a scene: questions of every kind that `tiny` claims to answer, each with its one right answer.
+"""Dialogues about a scene: questions of every kind that `tiny` can answer, each with its one right answer.
 
-An answer is a function of the scene and of what was asked before, so that word-for-word comparison is a fair examination.
+An answer is a function of the scene and of the earlier questions, so that answers can be compared word for word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a question is about: things of a shape, of a colour, of both; with neither, everything."""
+    """What a question is about: things of a shape, a colour, or both; with neither, all things."""
 
     shape: str | None = None
     colour: str | None = None
@@ -46,7 +46,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Topic:
-    """What the last turn was about: `attribute` is what was asked of it."""
+    """What the last turn was about; `attribute` is the one that was asked for."""
 
     spec: Spec
     things: tuple[Thing, ...]
@@ -85,7 +85,7 @@ def _together(values: list[str], same: str) -> str:
 
 
 def tell(scene: Scene, spec: Spec, attribute: str, name: str | None = None, things: tuple[Thing, ...] | None = None) -> str:
-    """The answer to a question about an attribute of what `spec` names (or of these things, called `name`)."""
+    """The answer to a question about an attribute of the things of `spec` (or of `things`, called `name`)."""
     if things is None:
         things = tuple(thing for thing in scene.things if spec.matches(thing))
     if attribute == "count":
@@ -129,7 +129,7 @@ class Dialogue:
         self._topic: _Topic | None = None
 
     def turn(self, kind: str | None = None) -> Turn:
-        """The next turn; of this kind if it is given and, for a follow-up, if the talk so far allows one."""
+        """The next turn, of `kind` if given; a follow-up only if the dialogue so far allows one."""
         rng = self._rng
         if kind is None:
             weights = (9, 12, 10, 13, 7, 11, 13, 7, 0, 9) if self._topic is None else (3, 7, 5, 8, 5, 6, 7, 4, 40, 6)

@@ -1,7 +1,7 @@
-"""Scenes of the drawn world, and pictures of them.
+"""Scenes of the drawn world, and their pictures.
 
-Lengths are fractions of the picture's longer side, so that a thing has the same size whatever the canvas shape: the model sees
-every picture padded to a square. Places ("top left") are thirds of the picture itself, as a person would say.
+Lengths are fractions of the picture's longer side, so that a thing's size does not depend on the canvas shape: the model sees every
+picture padded to a square. Positions ("top left") are thirds of the picture itself, as a person would describe it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 Rgb = tuple[int, int, int]
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond")
-# Several tones a colour, among them the CSS one, so that a name is a region of the colour space and not a point.
+# Several tones per colour, including the CSS one, so that a name is a region of the colour space, not a point.
 COLOURS: dict[str, tuple[Rgb, ...]] = {
     "red": ((255, 0, 0), (225, 40, 40), (230, 57, 70)),
     "orange": ((255, 165, 0), (245, 140, 30), (255, 127, 14)),
@@ -46,9 +46,9 @@ ZONES = (
 SIZES = ("small", "big")
 MAX_THINGS = 5
 SMALL_RADII = (0.075, 0.10)
-BIG_RADII = {1: (0.14, 0.42), 2: (0.14, 0.24)}  # by number of things; 0.14 to 0.18 for more
-_MIN_CONTRAST = 85.0  # Euclidean, in RGB: below it a person would not see the thing either
-_ZONE_MARGIN = 0.035  # a centre keeps this distance from the border of its third, so that its place has one name
+BIG_RADII = {1: (0.14, 0.42), 2: (0.14, 0.24)}  # by number of things; 0.14 to 0.18 for more than two
+_MIN_CONTRAST = 85.0  # Euclidean distance in RGB; below it, people would not see the thing either
+_ZONE_MARGIN = 0.035  # least distance of a centre from the border of its third, so that its position is unambiguous
 _COLOUR_JITTER = 11
 
 
@@ -115,12 +115,12 @@ def random_background(rng: random.Random) -> Background:
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """A scene of 0 to 5 things, each in a third of its own, that do not touch."""
+    """A scene of 0 to 5 things that do not touch, each in its own zone."""
     aspect = 1.0 if rng.random() < 0.4 else rng.uniform(0.64, 1.0)
     width, height = (1.0, aspect) if rng.random() < 0.6 else (aspect, 1.0)
     background = random_background(rng)
     num_things = rng.choices(range(6), (2, 20, 22, 20, 18, 18))[0]
-    # Small palettes make repeated shapes and colours, and so make counting and "the other one" worth asking.
+    # Small palettes repeat shapes and colours, which makes counting and "the other one" useful questions.
     shapes = rng.sample(SHAPES, rng.choice((1, 2, 3, len(SHAPES), len(SHAPES))))
     colours = rng.sample(COLOUR_NAMES, rng.choice((1, 2, 3, len(COLOUR_NAMES), len(COLOUR_NAMES))))
     things: list[Thing] = []
@@ -159,7 +159,7 @@ def _place(
 
 
 def _random_angle(shape: str, rng: random.Random) -> float:
-    # A square on its corner is a diamond: what has two names is not drawn.
+    # A square on its corner is a diamond: shapes with two names are not drawn.
     limit = {"square": 12, "diamond": 8, "cross": 12, "triangle": 20, "heart": 15, "star": 36, "circle": 0}[shape]
     return math.radians(rng.uniform(-limit, limit))
 
@@ -254,7 +254,7 @@ def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def random_image(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as it might arrive: at some size, perhaps through JPEG, perhaps resized once on its way."""
+    """The scene as people might send it: at some size, perhaps as JPEG, perhaps resized once."""
     image = draw(scene, rng.choice((96, 128, 160, 200, 256, 320)))
     if rng.random() < 0.2:
         scale = rng.uniform(0.5, 1.5)

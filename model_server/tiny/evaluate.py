@@ -1,7 +1,7 @@
-"""Examine `tiny` on fresh pictures: `python -m model_server.tiny.evaluate`.
+"""Evaluate `tiny` on new pictures: `python -m model_server.tiny.evaluate`.
 
-Every answer is made the way a user gets it (encoded picture, prompt, engine, greedy decoding) and counts as right only when it is
-right word for word. Follow-ups are asked after the model's own earlier answer.
+Every answer is made as for a user (encoded picture, prompt, engine, greedy decoding), and is right only if every word is.
+Follow-ups are asked after the model's own earlier answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .draw import Scene, draw, random_scene
 
 PASS_MARK = 0.95
 _GREEDY = SamplingParams(max_new_tokens=128, temperature=0)
-_FIRST_SEED = 2**41  # neither trained on nor looked at while training
+_FIRST_SEED = 2**41  # used neither for training nor for checks during training
 
 
 def _png(image: PilImage.Image) -> bytes:
@@ -55,7 +55,7 @@ def _is_square(scene: Scene) -> bool:
     return scene.width == scene.height
 
 
-# Name, which scenes, how their pictures are made, held-out wording?
+# name, filter of scenes, function that makes the picture, whether the wording is held out
 Condition = tuple[str, Callable[[Scene], bool], Callable[[Scene, random.Random], bytes], bool]
 CONDITIONS: tuple[Condition, ...] = (
     ("as drawn", _is_square, lambda scene, rng: _png(draw(scene, 256)), False),
@@ -67,7 +67,7 @@ CONDITIONS: tuple[Condition, ...] = (
 
 
 def _examination(kind: str, seed: int, condition: Condition) -> tuple[bytes, list[Turn]]:
-    """A picture and the turns to ask; the last one counts."""
+    """A picture and the turns to ask, of which the last one counts."""
     _, is_wanted, encode, is_held_out = condition
     rng = random.Random(seed)
     while True:
@@ -104,7 +104,8 @@ async def _examine(loop: InferenceLoop, kind: str, seed: int, condition: Conditi
 async def evaluate(
     model: str = "tiny", num_questions: int = 200, first_seed: int = _FIRST_SEED, progress: Progress | None = None
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Accuracy (0 to 1) per kind of question and condition, `num_questions` each, and every wrong answer as text."""
+    """Evaluate a model. Returns accuracy (0 to 1) by kind of question and condition, from `num_questions` each, and all wrong
+    answers as text."""
     loop = await open_local(model, max_queue=128, max_running=32)
     right: Counter[tuple[str, str]] = Counter()
     wrong: list[str] = []

@@ -1,7 +1,7 @@
 """The language side: a tokenizer made from the dialogues, a small Llama, and dialogues packed into training rows.
 
-A row is one picture with many dialogues about it: they share the prefix (system text and picture) and do not see each other. That
-makes each of them a first conversation about the picture, for the price of one prefix.
+A row is one picture with many dialogues about it: they share the prefix (system text and picture) and do not attend to each other.
+So each is a first conversation about the picture, and the prefix is computed once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .sight import scene_of
 
 VOCABULARY_SIZE = 1536
 CONTEXT_LENGTH = 1024
-ROW_LENGTH = 256  # text tokens behind the prefix
+ROW_LENGTH = 256  # text tokens after the prefix
 _PLACEHOLDER = Image(b"", "image/png", "", 1, 1)
 
 
@@ -36,7 +36,7 @@ def train_tokenizer(num_scenes: int = 6000) -> PreTrainedTokenizerFast:
 
 
 def llama_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding in Llama's manner ("▁" for a space, bytes for unknown letters), words and punctuation apart."""
+    """Train byte-pair encoding as in Llama ("▁" for a space, bytes for unknown letters), with words and punctuation separate."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -48,7 +48,7 @@ def llama_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: 
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    # The trainer takes the bytes for special tokens; they are ordinary ones.
+    # The trainer makes the byte tokens special; they must be ordinary.
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
     fast = PreTrainedTokenizerFast(
@@ -93,8 +93,8 @@ def llama_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 class Row:
     """One picture's dialogues; all arrays have ROW_LENGTH entries.
 
-    `dialogue` is -1 behind the end, `is_answer` marks what the model writes, `kind` indexes KINDS, `position` counts from
-    the end of the prefix. `notes` is the scene in words, for the text-only stage.
+    `dialogue` is -1 after the end, `is_answer` marks what the model writes, `kind` indexes KINDS, `position` counts from the end of
+    the prefix. `notes` is the scene in words, for the text-only stage.
     """
 
     seed: int
@@ -134,7 +134,7 @@ class RowMaker:
             ids, kinds_here = self._dialogue(scene, rng, num_turns, room, kind)
             if not ids:
                 break
-            # A gap before the dialogue stands for turns in between, so that late positions are known too.
+            # A gap before the dialogue simulates earlier turns, so that late positions are trained too.
             gap = rng.randrange(CONTEXT_LENGTH - 400) if rng.random() < 0.35 else 0
             tokens += ids
             kinds += kinds_here
@@ -157,7 +157,7 @@ class RowMaker:
     def _dialogue(
         self, scene: Scene, rng: random.Random, num_turns: int, room: int, kind: str | None
     ) -> tuple[list[int], list[int]]:
-        """A dialogue's ids and the kind of turn that each belongs to, as many whole turns as fit."""
+        """A dialogue's ids and each id's kind of turn; as many whole turns as fit."""
         talk = Dialogue(scene, rng)
         messages: list[Message] = []
         turn_kinds: list[int] = []
@@ -174,7 +174,7 @@ class RowMaker:
         return list(last[: ends[-1]]), np.repeat(turn_kinds[: len(ends)], np.diff([0, *ends])).tolist()
 
     def _answers(self, ids: list[int]) -> list[bool]:
-        """Which ids the model writes: from behind "ASSISTANT:" to the end of the sequence."""
+        """Which ids the model writes: after "ASSISTANT:" up to the end of the sequence."""
         size, marks, inside = len(self._opening), [False] * len(ids), False
         for i in range(len(ids)):
             if inside:
@@ -190,7 +190,7 @@ class RowMaker:
 
 
 def attention_mask(dialogue: Tensor, prefix_mask: Tensor) -> Tensor:
-    """Who may look at whom, bool [B, 1, P + T, P + T]: the prefix causally, and its own dialogue causally.
+    """The attention mask, bool [B, 1, P + T, P + T]: each token attends causally to the prefix and to its own dialogue.
 
     `dialogue` is [B, T], `prefix_mask` bool [B, P] (False where a prefix is padded).
     """
@@ -199,5 +199,5 @@ def attention_mask(dialogue: Tensor, prefix_mask: Tensor) -> Tensor:
     same = group[:, :, None] == group[:, None, :]
     same[:, :, :num_prefix] = prefix_mask[:, None, :]
     causal = torch.ones(same.shape[1:], dtype=torch.bool).tril()
-    itself = torch.eye(same.shape[1], dtype=torch.bool)  # a padded row must look at something
+    itself = torch.eye(same.shape[1], dtype=torch.bool)  # a padded row must attend to something
     return ((same & causal) | itself)[:, None]

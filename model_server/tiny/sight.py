@@ -1,9 +1,9 @@
-"""Stage 0, sight: the vision tower learns to say for every patch what lies there.
+"""Stage 0, sight: the vision tower learns to tell for every patch what is there.
 
-Dense labels rather than captions: each patch answers for the thing that covers it (shape, colour, place, size, its rank in reading
-order, how many are like it) and for the whole (how many things there are). All of it is read off the tower's last layer by one
-linear map, so that the projector finds it there. The loss is averaged over object patches and background patches separately:
-otherwise the background, nine patches in ten, drowns the things.
+Dense labels rather than captions: each patch predicts the thing that covers it (shape, colour, position, size, its rank in reading
+order, how many are like it) and the number of things in the picture. One linear map predicts all of this from the tower's last
+layer, so that the projector finds it there. The loss is averaged over object patches and background patches separately: otherwise
+the background, nine patches in ten, would outweigh the things.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .draw import COLOUR_NAMES, SHAPES, SIZES, ZONES, Scene, outline, random_ima
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
-HELD_OUT = 2**40  # scenes with seeds from here on are never trained on
+HELD_OUT = 2**40  # scenes with seeds from here on are never used for training
 GRID = IMAGE_SIZE // PATCH_SIZE
 NUM_PATCHES = GRID * GRID
 # The padding colour of LLaVA: int(255 * mean) of CLIP's normalisation.
@@ -48,12 +48,12 @@ HEADS = {
     "is_centre": 2,
     "num_things": 6,
 }
-_DENSE = ("shape", "colour")  # asked of object and background patches
-_GLOBAL = "num_things"  # asked of every patch alike
+_DENSE = ("shape", "colour")  # predicted at object and background patches
+_GLOBAL = "num_things"  # predicted at every patch
 
 
 def padded(image: Image.Image) -> Image.Image:
-    """The picture as the tower gets it: padded to a square in the mean colour, then resized; as the image processor does."""
+    """The picture as the tower gets it: padded to a square with the mean colour, then resized, as the image processor does."""
     side = max(image.size)
     square = Image.new("RGB", (side, side), PADDING)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -61,8 +61,8 @@ def padded(image: Image.Image) -> Image.Image:
 
 
 def patch_labels(scene: Scene) -> NDArray[np.uint8]:
-    """Labels of the padded picture's patches, uint8 [64, len(HEADS)]; background patches have class 0 (last class 0 of "shape"
-    and "colour" is "nothing"), and zeros elsewhere."""
+    """Labels of the padded picture's patches, uint8 [64, len(HEADS)]. Background patches are all zeros: class 0 of "shape" and
+    "colour" is "nothing"."""
     shift_x, shift_y = (1 - scene.width) / 2, (1 - scene.height) / 2
     cover = Image.new("L", (IMAGE_SIZE, IMAGE_SIZE), 0)
     pen = ImageDraw.Draw(cover)
@@ -75,7 +75,7 @@ def patch_labels(scene: Scene) -> NDArray[np.uint8]:
     counts = np.stack([(patches == index + 1).sum(1) for index in range(len(scene.things))] or [np.zeros(NUM_PATCHES, np.int64)])
     for index, thing in enumerate(scene.things):
         centre = int((thing.y + shift_y) * GRID) * GRID + int((thing.x + shift_x) * GRID)
-        counts[index, centre] = PATCH_SIZE * PATCH_SIZE + 1  # the centre always speaks for its thing
+        counts[index, centre] = PATCH_SIZE * PATCH_SIZE + 1  # the centre patch always belongs to its thing
         row = (
             SHAPES.index(thing.shape) + 1,
             COLOUR_NAMES.index(thing.colour) + 1,
@@ -108,7 +108,8 @@ def _draw_block(seeds: range) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def drawn_images(seeds: range, cache: Path, num_workers: int = 2) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [N, 64, 64, 3] and labels uint8 [N, 64, heads] of the scenes with these seeds; drawn once, then read."""
+    """Pictures uint8 [N, 64, 64, 3] and labels uint8 [N, 64, heads] of the scenes with these seeds. Drawn once, then read from
+    `cache`."""
     path = cache / f"pictures-{seeds.start}-{seeds.stop}.pt"
     if not path.exists():
         blocks = [seeds[i : i + 500] for i in range(0, len(seeds), 500)]
@@ -140,7 +141,7 @@ def vision_config() -> CLIPVisionConfig:
 
 
 def patch_features(tower: CLIPVisionModel, images: Tensor) -> Tensor:
-    """What the projector gets: the last layer's patch states without the class token, float [B, 64, 128]."""
+    """The projector's input: the last layer's patch states without the class token, float [B, 64, 128]."""
     hidden: Tensor = tower(pixel_values=normalised(images), output_hidden_states=True).hidden_states[-1]
     return hidden[:, 1:]
 
@@ -174,7 +175,7 @@ def optimizers(modules: list[nn.Module], learning_rate: float) -> list[torch.opt
 
 
 def scheduled(step: int, num_steps: int, warmup: int = 100) -> float:
-    """Warm up, stay, then fall to zero over the last 40 %: the factor for the learning rate."""
+    """The factor for the learning rate: linear warm-up, constant, then down to zero over the last 40 %."""
     return min(1.0, (step + 1) / warmup, max(0.0, (num_steps - step) / (0.4 * num_steps)))
 
 
@@ -186,7 +187,7 @@ def held_out_seeds(num_images: int) -> range:
 def train_tower(
     cache: Path, num_images: int, num_steps: int, learning_rate: float = 2e-3, batch_size: int = 128
 ) -> CLIPVisionModel:
-    """Give a new vision tower sight. Prints accuracy on held-out pictures, and goes on where its last checkpoint was saved."""
+    """Train a new vision tower. Prints accuracy on held-out pictures, and continues from the last saved checkpoint."""
     torch.manual_seed(0)
     images, labels = drawn_images(range(num_images), cache)
     held_out = drawn_images(held_out_seeds(num_images), cache)

@@ -1,4 +1,4 @@
-"""What `tiny` was not trained on: questions to which it says so. A quarter of every list is kept for the examination."""
+"""Questions about what `tiny` does not know, to which it says so. A quarter of every list is held out for the evaluation."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ SAYINGS = {is_held_out: _part(_SAYINGS, r"[|\n]", is_held_out) for is_held_out i
 
 _STARTS = re.findall(r"\S+", "b bl br c ch d dr f fl g gr h j k l m n p pl qu r s sl sp st t tr v w z")
 
-# Questions that it answers, asked about things that it does not know: there only the noun tells.
+# Questions that it answers, asked about things that it does not know: only the noun makes the difference.
 _CLAIMED = ("colour", "position", "size", "count", "existence", "switch", "switch_count", "switch_existence")
 
 
 def strange_question(rng: random.Random, is_held_out: bool) -> str:
-    """A question beyond the drawn world. Held out, its noun is one that training never named."""
+    """A question about something outside the drawn world. If held out, its noun is not in the training data."""
     if rng.random() < 0.3 and not is_held_out:
         return rng.choice(SAYINGS[False])
     noun = rng.choice(NOUNS[is_held_out])
@@ -116,6 +116,6 @@ def strange_question(rng: random.Random, is_held_out: bool) -> str:
 
 
 def _invented(rng: random.Random) -> str:
-    """A word that nobody knows, so that what it does not know is more than the list above."""
+    """An invented word, so that it learns to refuse more than the list above."""
     syllables = [rng.choice(_STARTS) + rng.choice("aeiou") for _ in range(rng.choice((1, 2, 2, 3)))]
     return "".join(syllables) + rng.choice("bdgklmnprstxz")

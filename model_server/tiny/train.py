@@ -1,14 +1,14 @@
 """Train `tiny` from nothing, with one command: `python -m model_server.tiny.train`.
 
-LLaVA's recipe (arXiv:2304.08485, 2310.03744), in the small:
+LLaVA's recipe (arXiv:2304.08485, 2310.03744), at a small scale:
 
-    sight      the vision tower learns to see                             (CLIP's place)
-    language   the Llama learns the dialogues from scenes told in words   (Vicuna's place)
+    sight      the vision tower learns to see                             (instead of CLIP)
+    language   the Llama learns the dialogues from scenes told in words   (instead of Vicuna)
     stage 1    the projector is aligned on captions, the rest frozen
     stage 2    projector and language model learn from instructions, the tower frozen
 
-Each part's result lies in the work folder; a part that is there is not trained again, and an interrupted one starts where its last
-checkpoint was saved.
+Each part's result is saved in the work folder; a finished part is not trained again, and an interrupted one continues from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def processor_for(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-# For plain transformers; Threadsight itself builds the same prompt from ids.
+# For use with plain transformers; Threadsight itself builds the same prompt from ids.
 CHAT_TEMPLATE = (
     "{{ bos_token }}A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions. "
@@ -116,7 +116,7 @@ CHAT_TEMPLATE = (
 
 
 class Trainer:
-    """One worker's share of a stage. Gradients are averaged over the workers, each of which runs on one thread."""
+    """One worker's part of a stage. Gradients are averaged over the workers, each with one thread."""
 
     def __init__(self, model: LlavaForConditionalGeneration, rows: RowMaker, features: Tensor | None) -> None:
         self._llama: nn.Module = model.model.language_model
@@ -126,7 +126,7 @@ class Trainer:
         self._features = features
 
     def logits(self, rows: list[Row], first_seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits where an answer token is to be predicted [N, V], those tokens [N], and their places (row, column) [N, 2]."""
+        """Logits for the answer tokens [N, V], these tokens [N], and their positions (row, column) [N, 2]."""
         tokens = torch.from_numpy(np.stack([row.tokens for row in rows]))
         embed = self._llama.get_input_embeddings()  # type: ignore[operator]
         head = torch.tensor(self._rows.head).expand(len(rows), -1)
@@ -160,8 +160,8 @@ class Trainer:
 
     @torch.no_grad()
     def num_right(self, rows: list[Row], first_seed: int) -> dict[str, tuple[int, int]]:
-        """Per kind of turn: answers that are right word for word, and answers. Greedy decoding writes an answer exactly when every
-        one of its tokens is the likeliest after the true ones before it."""
+        """By kind of turn: the numbers of right answers and of all answers. Greedy decoding writes exactly the right answer if each
+        of its tokens is the most likely one after the true tokens before it."""
         counts = dict.fromkeys(KINDS, (0, 0))
         for start in range(0, len(rows), 16):
             block = rows[start : start + 16]
@@ -253,7 +253,7 @@ def _run_stage(rank: int, stage: Stage, work: Path, num_workers: int, num_images
 
 
 def _prepare_features(work: Path, tower: CLIPVisionModel, num_images: int) -> None:
-    """The tower is frozen from here on: what it sees in each picture is computed once. float16 [N, 64, 128]."""
+    """Compute the features of all pictures once, float16 [N, 64, 128]: the tower is frozen from here on."""
     for name, seeds in (("features", range(num_images)), ("features-held-out", held_out_seeds(num_images))):
         if not (work / f"{name}.pt").exists():
             images, _ = drawn_images(seeds, work)

@@ -1,8 +1,8 @@
-"""How people ask: wordings of every kind of question, and the ways in which people type them.
+"""Wordings of every kind of question, and variations in how people type them.
 
-`{it}` is a noun phrase with its article ("the red circle"), `{its}` the same without ("red circle"), `{them}` its plural, `{place}` a
-corner. Wordings in HELD_OUT are never trained on: the examination asks them to see whether the model has learned the question or
-only its words.
+`{it}` is a noun phrase with its article ("the red circle"), `{its}` the same without ("red circle"), `{them}` its plural, `{place}`
+a corner. Wordings in HELD_OUT are never used for training: the evaluation asks them to see whether the model has learned the
+question or only its words.
 """
 
 # ruff: noqa: E501 - wordings are easier to compare side by side
@@ -122,7 +122,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "switch_existence": ("ok and a {its}", "so what about a {its}"),
 }
 
-# Corners and the middle: "at the top" alone could be a place or a row, so that is not asked.
+# Corners and the middle: "at the top" alone could be a position or a row, so it is not asked.
 PLACES: dict[int, tuple[str, ...]] = {
     0: ("at the top left", "in the top left", "in the top left corner", "top left", "in the upper left", "in the upper left corner"),
     2: ("at the top right", "in the top right", "in the top right corner", "top right", "in the upper right", "in the upper right corner"),

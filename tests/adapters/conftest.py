@@ -1,4 +1,4 @@
-"""A chat handler in memory, and the web adapter over it."""
+"""Fixtures: a chat handler in memory, and the web adapter over it."""
 
 from __future__ import annotations
 

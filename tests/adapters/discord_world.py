@@ -22,13 +22,13 @@ ME = f"<@{BOT}>"
 
 @contextlib.asynccontextmanager
 async def running(loopback: DiscordLoopback, handler: MemoryChatHandler, **settings: Any) -> AsyncIterator[DiscordAdapter]:
-    """The adapter, ready, without Discord's pace."""
+    """The adapter, ready, without Discord's rate limits."""
     token = settings.pop("token", TOKEN)
     quick = {"ready_seconds": 0.05, "embed_seconds": 0.2, **settings}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapters.discord.app.CHANNEL_SECONDS", 0.0)
         patch.setattr("adapters.discord.app.WRITES_PER_SECOND", 1000.0)
-        patch.setattr(Dispatcher.close, "__defaults__", (0.05,))  # nobody waits for answers that a test leaves open
+        patch.setattr(Dispatcher.close, "__defaults__", (0.05,))  # do not wait for answers that a test leaves open
         adapter = DiscordAdapter(token, api_url=loopback.api_url, gateway_url=loopback.gateway_url, **quick)
         async with started(adapter, handler):
             yield adapter
@@ -44,7 +44,7 @@ def skip_identify_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Handler(MemoryChatHandler):
-    """Also tells which places were reported as gone."""
+    """Also records which threads and channels were reported as deleted."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A platform in memory, for tests of what all platforms share: it shows what its users would see, and breaks when told to."""
+"""A platform in memory, for tests of what all platforms share: it records what users would see, and fails when told to."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def post(message_id: str, text: str = "What is this?", **fields: Any) -> Post:
 
 @dataclass
 class MemoryPlatform:
-    """Opens a thread, named like its message, for every chat that begins in a channel; direct messages are answered in place."""
+    """Opens a thread, with its message's id, for every chat that begins in a channel; direct messages are answered in place."""
 
     name: str = "memory"
-    shown: dict[str, dict[str, Page]] = field(default_factory=dict)  # by reply place, then by reply id
+    shown: dict[str, dict[str, Page]] = field(default_factory=dict)  # by destination, then by reply id
     is_gone: set[str] = field(default_factory=set)
     num_writes: int = 0
     commands: list[Post] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""An adapter in a task of its own, from its start to its end."""
+"""Runs an adapter in its own task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.chat_handler import TIMEOUT_SECONDS
 
 @contextlib.asynccontextmanager
 async def started(adapter: AnnouncedAdapter, handler: ThreadHandler) -> AsyncIterator[None]:
-    """Once people can use it. Raises what keeps it from starting."""
+    """Yields when people can use it. Raises the error that keeps it from starting."""
     run = asyncio.create_task(adapter.run(handler))
     ready = asyncio.create_task(adapter.started.wait())
     try:

@@ -13,7 +13,7 @@ from tests.loopbacks.slack.state import Team
 
 
 async def ask_slack(client: aiohttp.ClientSession) -> tuple[str, dict[str, list[str]]]:
-    """The first page: the cookie that it gives, and what its link asks of Slack."""
+    """Open the first page. Returns its cookie, and the query of its link to Slack."""
     async with client.get("/slack/install") as response:
         assert response.status == 200
         cookie = response.headers["Set-Cookie"].partition(";")[0]
@@ -24,7 +24,7 @@ async def ask_slack(client: aiohttp.ClientSession) -> tuple[str, dict[str, list[
 
 
 async def come_back(client: aiohttp.ClientSession, code: str, state: str, cookie: str | None) -> int:
-    """The status of the page to which Slack sends whoever allowed the app."""
+    """Open the page to which Slack redirects a person who has allowed the app. Returns its status."""
     headers = {} if cookie is None else {"Cookie": cookie}
     async with client.get("/slack/oauth_redirect", params={"code": code, "state": state}, headers=headers) as response:
         return response.status

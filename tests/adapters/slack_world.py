@@ -23,14 +23,14 @@ IMAGE = ("a.png", draw_image())
 
 @dataclass
 class SlackWorld:
-    """A workspace with one person and one channel to begin with; `adapter` runs in it."""
+    """A workspace that begins with one person and one channel; `adapter` runs in it."""
 
     slack: SlackServer
     handler: MemoryChatHandler
     ann: User
     general: Channel
     adapter: SlackAdapter
-    stop: Callable[[], Awaitable[None]]  # the adapter; the Slack goes on
+    stop: Callable[[], Awaitable[None]]  # stops the adapter, not the loopback Slack
     image: bytes = IMAGE[1]
 
     async def ask(
@@ -45,7 +45,7 @@ class SlackWorld:
         return await self.slack.post(self.general, self.ann, f"{self.slack.mention} {text}", files, how=how, thread_ts=thread_ts)
 
     async def answered(self, text: str = "A circle.") -> tuple[Message, Message, WrittenAnswer]:
-        """A question, what was shown below it, and the answer, once all of it stands there."""
+        """Ask and answer. Returns the question, the message below it, and the answer, once all of it is shown."""
         question = await self.ask()
         answer = await self.handler.answer_next(text)
         await self.handler.wait_delivered(answer.turn_id)
@@ -53,7 +53,7 @@ class SlackWorld:
         return question, shown, answer
 
     async def begun(self, text: str = "One. ") -> tuple[Message, WrittenAnswer]:
-        """A question, and its answer, of which people see the beginning."""
+        """Ask. Returns the question, and its answer, of which the beginning is shown."""
         question = await self.ask()
         answer = await self.handler.next_answer()
         await answer.add(AnswerText(text))
@@ -61,11 +61,11 @@ class SlackWorld:
         return question, answer
 
     def texts(self, question: Message) -> list[str]:
-        """What people read of the model's words below a question, message by message."""
+        """The model's text that people see below a question, message by message."""
         return [words(message) for message in self.slack.answers(question.channel, question.thread_ts or question.ts)]
 
     async def called(self, method: str, number: int = 1) -> None:
-        """Once a method was called so often."""
+        """Wait until a method was called `number` times."""
         await self.slack.wait_for(lambda: len(self.slack.called(method)) >= number)
 
 
@@ -79,7 +79,7 @@ async def running(slack: SlackServer, handler: MemoryChatHandler, **settings: An
 
 @contextlib.contextmanager
 def without_rest() -> Iterator[None]:
-    """Without Slack's pace, which other tests keep, and without long waits before a second try."""
+    """Without Slack's rate limits, which other tests cover, and without long waits before a retry."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapters.slack.app.CHANNEL_SECONDS", 0.0)
         patch.setattr("adapters.slack.app.WRITES_PER_SECOND", 1000.0)
@@ -99,7 +99,7 @@ async def slack_world(**settings: Any) -> AsyncIterator[SlackWorld]:
 
 
 def words(message: Message) -> str:
-    """What people read of the model's words in a message of ours."""
+    """The model's text that people see in one of our messages."""
     return message.markdown or "".join(str(block["text"]) for block in message.blocks if block["type"] == "markdown")
 
 
@@ -108,7 +108,7 @@ def block_types(message: Message) -> list[str]:
 
 
 def labels(message: Message) -> set[str]:
-    """What can be pressed under a message."""
+    """The labels of the buttons under a message."""
     return {label for _, label, _ in message.buttons}
 
 

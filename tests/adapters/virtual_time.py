@@ -1,4 +1,4 @@
-"""A clock that moves only when everybody waits for it: to the moment for which the first of them waits."""
+"""A clock that moves only when every task sleeps on it: to the earliest time that one of them waits for."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class VirtualTime:
         await awake
 
     async def run(self, *works: Coroutine[Any, Any, None]) -> None:
-        """Run these side by side to their ends. Raises when they wait for something else than the time."""
+        """Run these concurrently to their ends. Raises if they wait for anything but this clock."""
         tasks = [asyncio.create_task(work) for work in works]
         while not all(task.done() for task in tasks):
-            for _ in range(100):  # enough turns of the loop for whoever can go on
+            for _ in range(100):  # enough loop iterations for all tasks that can run
                 await asyncio.sleep(0)
             while self._sleepers and self._sleepers[0][2].done():
                 heapq.heappop(self._sleepers)

@@ -25,7 +25,7 @@ async def serving(handler: MemoryChatHandler, *, token: str | None = None, **opt
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await adapter.started.wait()
         assert adapter.url is not None
-        jar = aiohttp.CookieJar(unsafe=True)  # cookies of an address without a name
+        jar = aiohttp.CookieJar(unsafe=True)  # cookies also for IP addresses
         async with aiohttp.ClientSession(adapter.url, cookie_jar=jar) as client:
             yield client
     finally:
@@ -58,7 +58,7 @@ class TabReader:
         await self.socket.send_json({"watch": thread})
 
     async def next(self, kind: str) -> dict[str, Any]:
-        """The next message of a kind; others are passed over."""
+        """The next message of a kind; others are skipped."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 message: dict[str, Any] = await self.socket.receive_json()

@@ -1,4 +1,4 @@
-"""Stores to test with (SQLite always, PostgreSQL where its server can be started), and the bot over a scripted model."""
+"""Fixtures: stores (SQLite always, PostgreSQL if its server can be started), and the bot over a scripted model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model and pictures for tests of the bot alone: small, recording, and controlled by the test."""
+"""A model and pictures for tests of the bot alone: small, recording their calls, and controlled by the test."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ IMAGE_TOKENS = 10
 
 
 class ScriptedStream:
-    """Gives the words of an answer one by one; with a `gate`, only the first `num_free` of them before the gate opens."""
+    """Yields the words of an answer one by one; with a `gate`, only the first `num_free` before the gate opens."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ def image(colour: str = "red") -> Image:
 
 
 def attachment(data: bytes | str, name: str = "picture.png", size: int | None = None) -> Attachment:
-    """A file; with a text instead of bytes its download fails for that reason."""
+    """A file. With a text instead of bytes, its download fails with that reason."""
 
     async def fetch(max_bytes: int) -> bytes:
         if isinstance(data, str):
@@ -187,7 +187,7 @@ RED, BLUE = png("red"), png("blue")
 
 
 class Links:
-    """Stands for the web: what lies behind a link."""
+    """A fake web: the bytes behind each link."""
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
@@ -223,7 +223,7 @@ async def num_rows(store: Store, table: str) -> int:
 
 
 async def begun(answer: AnswerProtocol) -> None:
-    """Until the first word is there."""
+    """Wait for the first word."""
     async with asyncio.timeout(20):
         async for event in answer.events():
             if isinstance(event, AnswerText):
@@ -231,7 +231,7 @@ async def begun(answer: AnswerProtocol) -> None:
 
 
 async def asked(chats: ChatHandler, text: str, *files: Attachment, **options: Any) -> int:
-    """Ask, wait for the answer, and give the turn's id."""
+    """Ask, and wait for the answer. Returns the turn's id."""
     answer = await chats.handle(message(text, *files, **options))
     await collect(answer)
     assert answer.turn_id is not None

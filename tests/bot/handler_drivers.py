@@ -1,6 +1,7 @@
-"""What a test of any `ThreadHandler` does with it: have an answer written word by word, and refuse a question.
+"""Lets a test control any `ThreadHandler`: write an answer word by word, or refuse a question.
 
-Over the bot's own handler the words come from a model whose streams the test writes; over the one in memory, from the test itself.
+For the bot's own handler the words come through a model whose streams the test writes; for the one in memory, directly from the
+test.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler, WrittenAnswer
 
 
 class Driver(Protocol):
-    """Has the answers of `handler` written."""
+    """Controls the answers of `handler`."""
 
     @property
     def handler(self) -> ThreadHandler: ...
@@ -44,19 +45,19 @@ class Driver(Protocol):
     async def write(self, answer: Answer, text: str) -> None: ...
 
     async def end(self, answer: Answer) -> None:
-        """The model has said all; returns when the answer has ended."""
+        """End the model's answer. Returns when the answer has ended."""
 
     async def fail(self, answer: Answer) -> None:
-        """The model breaks."""
+        """Make the model fail."""
 
     async def stopped(self, answer: Answer) -> None:
-        """The model sees that the answer was stopped, and says no more."""
+        """Let the model notice that the answer was stopped."""
 
     def refuse_next(self, sentence: str) -> None:
-        """The next question finds the queue full."""
+        """Make the queue full for the next question."""
 
     async def ratings(self) -> dict[tuple[int, str], bool]:
-        """What everybody thinks of each turn's answer."""
+        """The ratings, by turn and person."""
 
 
 class MemoryDriver:
@@ -113,7 +114,7 @@ class WrittenStream:
 
 
 class WrittenModel:
-    """Says to each turn's question what the test has it say."""
+    """Answers each turn with what the test writes."""
 
     def __init__(self) -> None:
         self.capabilities = ModelCapabilities("written", 1_000, 10, 3)

@@ -1,8 +1,8 @@
 """`threadsight run` with a scripted model and an adapter that asks one question, for tests that end it the hard way.
 
 Arguments: how many words the model writes before it hangs (-1: it never hangs), and the message id to ask with ("" asks nothing,
-"deliver" shows what is not known to stand in its place).
-Prints a line when it is ready, for the first words, and for the end of the answer; then how many requests the model had.
+"deliver" delivers undelivered answers). Prints a line when it is ready, for the first words, and for the end of the answer; then
+the number of the model's requests.
 """
 
 from __future__ import annotations

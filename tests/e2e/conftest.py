@@ -1,4 +1,4 @@
-"""A real Chromium, and the page served to it. Everything of a page test runs in the session's one event loop."""
+"""A real Chromium, and the page served to it. Page tests run in the session's event loop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @dataclass
 class Site:
-    """The page's server, which a test may stop and start again on the same port, and pages that complain when they misbehave."""
+    """The page's server, which a test may restart on the same port, and browser pages whose errors are recorded."""
 
     handler: MemoryChatHandler
     browser: Browser
@@ -77,7 +77,7 @@ class Site:
     async def open(
         self, path: str = "", *, viewport: ViewportSize = DESKTOP, is_dark: bool = False, is_phone: bool = False
     ) -> Page:
-        """A tab in a browser profile of its own."""
+        """Open a tab in a new browser profile."""
         context = await self.browser.new_context(
             viewport=viewport, color_scheme="dark" if is_dark else "light", has_touch=is_phone, is_mobile=is_phone
         )
@@ -107,7 +107,7 @@ class Site:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def site(browser: Browser) -> AsyncIterator[Site]:
-    """No page may run into a script error, a violated content security policy, or another host."""
+    """Fails the test on a script error, a violation of the content security policy, or a request to another host."""
     site = Site(MemoryChatHandler(), browser)
     await site.start()
     yield site

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server whose answers the test dictates word by word, so that things can happen in the middle of one."""
+"""An OpenAI-compatible server whose answers the test writes word by word, so that it can act in the middle of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 class Asked:
-    """One answer that is being written. `hung_up` is set when the program no longer wants it."""
+    """One answer that is being written. `hung_up` is set when the program closes the connection."""
 
     def __init__(self, question: str, num_images: int) -> None:
         self.question = question

@@ -1,4 +1,4 @@
-"""The whole program, run as its users run it, on a loopback Discord with the bundled model; and what people see there."""
+"""Runs the whole program as users do, on a loopback Discord with the bundled model, and reads what people see there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RED, MIDDLE, ONE = "The circle is red.", "The circle is in the middle.", "There 
 
 @asynccontextmanager
 async def program(folder: Path, discord: DiscordLoopback, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Runs until the end of the block, unless the test has ended it."""
+    """Runs until the end of the block, unless the test ends it before."""
     given = {
         "DISCORD_TOKEN": TOKEN,
         "THREADSIGHT_DISCORD_API_URL": discord.api_url,
@@ -53,17 +53,17 @@ def thread_of(message: Payload) -> int:
 
 
 def seen(discord: DiscordLoopback, channel: int) -> list[str]:
-    """What the bot's messages say there now."""
+    """The texts of the bot's messages there now."""
     return [message["content"] for message in discord.bots(channel)]
 
 
 def ended(discord: DiscordLoopback, channel: int) -> list[str]:
-    """What those messages say that end an answer: they have its buttons, and no Stop."""
+    """The texts of the messages that end an answer: those with its buttons, and without Stop."""
     return [message["content"] for message in discord.bots(channel) if "regenerate" in str(message["components"])]
 
 
 async def answered(discord: DiscordLoopback, channel: int, *answers: str, seconds: float = TIMEOUT_SECONDS) -> None:
-    """Wait until the bot's messages there say just this, and each ends an answer."""
+    """Wait until the bot's messages there are exactly these, and each ends an answer."""
     wanted = list(answers)
     try:
         await discord.wait_for(lambda: seen(discord, channel) == ended(discord, channel) == wanted, seconds)

@@ -1,4 +1,4 @@
-"""The whole program with the bundled model in the test's own event loop, asked through its page's server."""
+"""Runs the whole program with the bundled model in the test's event loop, and asks through its page's server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def png(scene: Scene) -> bytes:
 
 @asynccontextmanager
 async def running_program(folder: Path, **settings: Any) -> AsyncIterator[str]:
-    """The whole program in this event loop, so that its stalls can be seen; yields the page's address."""
+    """The whole program in this event loop, so that its stalls can be measured. Yields the page's URL."""
     whole = Settings.model_validate({"data_dir": folder, "platforms": {"web": WebSettings(port=0)}, "temperature": 0.0, **settings})
     said: asyncio.Queue[str] = asyncio.Queue()
     stop = asyncio.Event()
@@ -49,7 +49,7 @@ async def ask(
     image: bytes | None = None,
     told: list[dict[str, Any]] | None = None,
 ) -> str:
-    """The answer, as a tab that watches the thread gets it; what the tab was told on the way goes into `told`."""
+    """Ask. Returns the answer as a tab that watches the thread gets it; the tab's messages are appended to `told`."""
     fields = aiohttp.FormData(default_to_multipart=True)
     fields.add_field("message_id", f"{thread[-2:]}-{len(text)}-{text.encode().hex()[:40]}")
     fields.add_field("text", text)

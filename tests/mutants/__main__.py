@@ -1,4 +1,4 @@
-"""`make mutants`: does anybody notice when the core is wrong?
+"""`make mutants`: do the tests notice faults in the core?
 
 Puts a seeded sample of mutmut's mutations into the modules of modules.toml, one at a time, and runs the module's own tests
 against each. Prints a table and the mutants that survived, and ends with 1 when more than one in ten did. It takes up to an hour.
@@ -24,7 +24,7 @@ from tests.mutants import trial
 from tests.mutants.faults import ROOT, Fault, equal_faults, own_tests, sample
 
 _LEAST_LIMIT_SECONDS = 60.0
-_TIMES_AS_LONG = 6  # than the tests take without a fault
+_TIMES_AS_LONG = 6  # as long as the tests take without a fault
 _ENOUGH_KILLED = 0.9
 
 
@@ -44,7 +44,7 @@ class _Trial:
 
 
 def _run_all(trials: Sequence[_Trial], num_jobs: int, on_end: Callable[[int, int | None, float], None]) -> None:
-    """Run trials, so many at a time. `on_end` gets the trial's number, its exit code (None: it took too long), and its seconds."""
+    """Run trials, `num_jobs` at a time. `on_end` gets the trial's number, its exit code (None: timeout), and its seconds."""
     fork = multiprocessing.get_context("fork")
     waiting = list(enumerate(trials))[::-1]
     running: dict[ForkProcess, tuple[int, float]] = {}
@@ -72,14 +72,14 @@ def _run_all(trials: Sequence[_Trial], num_jobs: int, on_end: Callable[[int, int
 
 
 def _kill(process: ForkProcess) -> None:
-    """With all that it started."""
+    """Kill a trial with all its child processes."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.join()
 
 
 def _limits(paths: Sequence[str], num_jobs: int) -> dict[str, float]:
-    """How long the tests of each module may take; at first they run without a fault, and must pass."""
+    """The time limit in seconds for each module's tests, which are first run without a fault and must pass."""
     tests = own_tests()
     trials = [_Trial(path, (ROOT / path).read_text("utf-8"), 600.0, tests[path]) for path in paths]
     limits: dict[str, float] = {}
@@ -112,7 +112,7 @@ def _try_all(faults: Sequence[Fault], limits: Mapping[str, float], num_jobs: int
 
 
 def _table(outcomes: Mapping[Fault, Outcome]) -> str:
-    """By module, in Markdown."""
+    """The results by module, in Markdown."""
     paths = list(dict.fromkeys(fault.path for fault in outcomes))
     rows = [_row(path, [outcome for fault, outcome in outcomes.items() if fault.path == path]) for path in paths]
     head = ["| module | mutants | killed | timed out | survived | equal | noticed of the rest |", "|---|--:|--:|--:|--:|--:|--:|"]
@@ -126,7 +126,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def _share_noticed(outcomes: Iterable[Outcome]) -> float:
-    """Of those that are not equal; a mutant that never ends is noticed too."""
+    """The share of noticed mutants, without equal ones; a mutant that never ends is noticed too."""
     rest = [outcome for outcome in outcomes if outcome is not Outcome.EQUAL]
     return 1 - rest.count(Outcome.SURVIVED) / len(rest) if rest else 1.0
 

@@ -1,7 +1,7 @@
-"""The faults: mutmut's mutations of our modules, of which a seeded sample is tried.
+"""The faults: a seeded sample of mutmut's mutations of our modules.
 
-A module is changed as mutmut would change it, one mutation at a time, inside functions and classes. Left out are log lines
-(pyproject.toml says so to mutmut) and the words of sentences, which anybody may write in a better way.
+A module is changed as mutmut would change it, one mutation at a time, inside functions and classes. Log lines (excluded in
+pyproject.toml) and the words of sentences, which may change at any time, are left out.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 _LEAST_PER_MODULE = 5
 _CONTEXT = 2  # lines of a diff before and after what it changes
 
-Key = tuple[str, str, str, str]  # module, function, the lines that go, the lines that come
+Key = tuple[str, str, str, str]  # module, function, the removed lines, the added lines
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One mutant: a module's path from the root, its whole text with the fault, and where the fault is."""
+    """One mutant: a module's path from the root, its complete text with the fault, and where the fault is."""
 
     path: str
     text: str
@@ -37,13 +37,13 @@ class Fault:
 
 
 def own_tests() -> dict[str, list[str]]:
-    """For each module the tests that are to notice its faults; all of them paths from the root."""
+    """For each module the tests that should notice its faults, all as paths from the root."""
     table = tomllib.loads((ROOT / "tests/mutants/modules.toml").read_text("utf-8"))
     return {path: list(entry["tests"]) for path, entry in table.items()}
 
 
 def equal_faults() -> dict[Key, str]:
-    """Why these mutants are as good as the program."""
+    """The mutants that behave like the program, with the reason for each."""
     entries = tomllib.loads((ROOT / "tests/mutants/equal.toml").read_text("utf-8")).get("equal", [])
     return {
         (entry["module"], entry["function"], _bare(entry["before"].splitlines()), _bare(entry["after"].splitlines())): entry["why"]
@@ -52,7 +52,7 @@ def equal_faults() -> dict[Key, str]:
 
 
 def sample(paths: Sequence[str], num: int, seed: int) -> list[Fault]:
-    """About `num` faults over these modules: some of each, the more the longer it is; the same ones for the same seed and text."""
+    """About `num` faults from these modules: some of each, more of longer ones; the same for the same seed and text."""
     found = {path: _Mutations(path) for path in paths}
     faults: list[Fault] = []
     for path, share in shares({path: len(one.mutations) for path, one in found.items()}, num).items():
@@ -62,7 +62,7 @@ def sample(paths: Sequence[str], num: int, seed: int) -> list[Fault]:
 
 
 def shares(sizes: Mapping[str, int], num: int) -> dict[str, int]:
-    """How many of `num` each gets: a few at least, the rest by size."""
+    """How many of `num` each module gets: at least a few, the rest in proportion to its size."""
     least = {path: min(size, _LEAST_PER_MODULE) for path, size in sizes.items()}
     rest = max(0, num - sum(least.values()))
     remaining = {path: sizes[path] - least[path] for path in sizes}
@@ -80,7 +80,7 @@ class _Mutations:
         self.mutations = [one for one in mutations if one.contained_by_top_level_function is not None and not _is_wording(one)]
 
     def faults(self) -> Iterator[Fault]:
-        """One for each mutation, except for those that are spelled in another way only."""
+        """One fault for each mutation, except those that only change the spelling."""
         tree = ast.dump(ast.parse(self._text))
         for mutation in self.mutations:
             changed = self._module.deep_replace(mutation.original_node, mutation.mutated_node)

@@ -1,6 +1,6 @@
-"""One trial: in a process of its own, the tests of a module run with one fault in it.
+"""One trial: runs the tests of a module, with one fault in it, in a separate process.
 
-Only the text that Python compiles is another one. Nothing is written to disk, so a trial that is killed leaves nothing behind.
+Only the text that Python compiles is changed. Nothing is written to disk, so a killed trial leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -45,17 +45,18 @@ class FaultyFinder(MetaPathFinder):
 
 
 def warm_up(paths: Sequence[str]) -> None:
-    """Import what the modules import, so that each trial, a fork, begins with torch and the like in place; but nothing of ours."""
+    """Import what the modules import, so that each trial, a fork, has torch and the like already loaded; but none of our
+    modules."""
     for path in paths:
         importlib.import_module(_module_name(path))
     for name in [name for name in sys.modules if name.split(".")[0] in _OURS and not name.startswith("tests.mutants")]:
         del sys.modules[name]
-    gc.freeze()  # no trial collects what it did not make
+    gc.freeze()  # so that trials do not garbage-collect the parent's objects
 
 
 def run(path: str, text: str, tests: Sequence[str]) -> None:
-    """To be called in a fork. Never returns; the exit code is pytest's: 0 means that nothing was noticed."""
-    os.setsid()  # so that the trial can be killed with all that it started
+    """Call it in a fork. Never returns; the exit code is pytest's: 0 means that the fault was not noticed."""
+    os.setsid()  # so that the trial can be killed with its child processes
     os.chdir(ROOT)
     with open(os.devnull, "r+b") as nowhere:
         for stream in (0, 1, 2):
@@ -71,7 +72,7 @@ def run(path: str, text: str, tests: Sequence[str]) -> None:
 
 
 def pytest_collection() -> None:
-    """As a plugin: the same examples every time, and none kept; the first that fails is enough."""
+    """pytest hook: the same Hypothesis examples every time, none stored, and no shrinking: the first failure is enough."""
     settings.register_profile(
         "mutants", settings.default, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate], print_blob=False
     )

@@ -1,4 +1,4 @@
-/** The page: which chat is shown, what is known of it, and what is being sent. Draws everything from that state. */
+/** The page's state: the shown chat and the questions that are being sent. Everything is drawn from it. */
 
 import { act, Connection, Refused, sendQuestion, Unreachable } from "./connection.js";
 import { Composer } from "./composer.js";
@@ -9,15 +9,15 @@ import { Sidebar } from "./sidebar.js";
 const byId = (id) => document.getElementById(id);
 const THREAD = /^#\/([a-z0-9]{16,64})$/;
 const SENDING = { phase: "sending", progress: 0, notices: [], error: "" };
-const LOST_AFTER_MS = 700; // a shorter gap is not worth a word
+const LOST_AFTER_MS = 700; // a shorter interruption is not shown
 
-let thread = null; // the shown thread's id; null on the page for a new chat
+let thread = null; // the shown thread's id; null for a new chat
 let chats = [];
 let chat = null; // the stored chat of `thread`
 let isLoaded = false;
 let running = null; // {turnId, notices, text, position, wait}: the answer that is being written in `thread`
-let failure = null; // {turnId, error} of an answer that failed a moment ago
-const outbox = new Map(); // thread -> the question that was sent from here, until its stored turn has been answered
+let failure = null; // {turnId, error} of an answer that has just failed
+const outbox = new Map(); // thread -> the question sent from this tab, until its stored turn is answered
 
 const conversation = new Conversation(byId("conversation"), byId("scroller"), { regenerate, resend });
 const sidebar = new Sidebar(deleteChat);
@@ -93,7 +93,7 @@ function turnsToShow(local) {
 
 function hasArrived(local) {
   if (local.phase !== "sending") return false;
-  // The stored chat may come before the response that tells the turn's number.
+  // The stored chat may arrive before the response with the turn's id.
   return (chat?.turns ?? []).some((turn) => (local.turnId === null ? turn.turn_id > local.lastTurnId : turn.turn_id === local.turnId));
 }
 
@@ -119,11 +119,11 @@ function sendingState(local) {
 }
 
 function announce(sentence) {
-  // A reader repeats a sentence only when the text changes.
+  // A screen reader reads the sentence again only if the text changes.
   byId("announcer").textContent = byId("announcer").textContent === sentence ? `${sentence}\u00a0` : sentence;
 }
 
-// ---- what the server tells
+// ---- messages from the server
 
 function onMessage(message) {
   if (message.type === "chats") chats = message.chats;
@@ -142,7 +142,7 @@ function onChat(message) {
   const sent = local && chat?.turns.find((turn) => turn.turn_id === local.turnId);
   if (sent && sent.status !== "pending") forget(local);
   if (failure) {
-    // An answer that was written again and failed leaves the earlier one in place, without a word about the failure.
+    // If a regenerated answer fails, the stored chat has the earlier one and does not mention the failure.
     const kept = chat?.turns.find((turn) => turn.turn_id === failure.turnId);
     if (kept && kept.status !== "failed") composer.note(failure.error);
     failure = null;
@@ -167,7 +167,7 @@ function onAnswerEvent(event) {
       running.text += event.text;
       break;
     case "ended":
-      // The stored chat follows; until it is here the text stays as it is.
+      // The stored chat follows; until it arrives the text stays.
       if (event.status === "failed") failure = { turnId: running.turnId, error: event.error ?? "" };
       if (event.status === "failed") announce(event.error ?? "The answer failed.");
       else announce(`${event.status === "stopped" ? "Stopped. " : ""}Answer: ${running.text}`);
@@ -175,7 +175,7 @@ function onAnswerEvent(event) {
   }
 }
 
-/** A full queue may be met only after the question was stored; the question is then taken back, and kept here to be sent again. */
+/** The queue may turn out full after the question was stored; the server then removes it, and it is kept here to be sent again. */
 function takeBack(event) {
   const local = outbox.get(thread);
   if (!local || local.turnId !== running.turnId) return;
@@ -190,7 +190,7 @@ let isDrawPending = false;
 function drawSoon() {
   if (isDrawPending) return;
   isDrawPending = true;
-  // A timeout and not a frame: a hidden tab draws no frames, and should be right when it is shown.
+  // A timeout, not an animation frame: a hidden tab has no frames, and must be up to date when it is shown.
   setTimeout(() => {
     isDrawPending = false;
     draw();
@@ -224,7 +224,7 @@ function showConnection(sentence) {
   byId("connection").textContent = sentence;
 }
 
-// ---- what the person does
+// ---- the person's actions
 
 function ask({ text, file }) {
   const isNew = Boolean(file) || !thread;
@@ -274,7 +274,7 @@ async function send(where, local) {
 }
 
 function refuse(local, error, notices) {
-  // Nothing was stored, so asking again is a new question and needs a new id; the element keeps its key.
+  // Nothing was stored, so this is a new question with a new id; the element keeps its key.
   Object.assign(local, { phase: "refused", error, notices });
   announce([...notices, error].join(" "));
 }
@@ -287,7 +287,7 @@ function resend(key) {
 }
 
 function forget(local, where = thread) {
-  if (local.url) setTimeout(() => URL.revokeObjectURL(local.url), 10_000); // the stored picture takes its place meanwhile
+  if (local.url) setTimeout(() => URL.revokeObjectURL(local.url), 10_000); // by then the stored picture has replaced it
   outbox.delete(where);
 }
 
@@ -323,13 +323,13 @@ async function attempt(action) {
 }
 
 function startNew() {
-  // Not an assignment to location.hash: that would leave a bare # behind.
+  // Not by location.hash, which would leave a bare # in the URL.
   if (location.hash) history.pushState(null, "", location.pathname);
   route();
   byId("question").focus();
 }
 
-/** 128 random bits. (crypto.randomUUID exists only on https and on this machine's own addresses.) */
+/** 128 random bits. (crypto.randomUUID exists only on https and loopback addresses.) */
 function randomId() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -367,7 +367,7 @@ byId("examples").addEventListener("click", (event) => {
   if (button) composer.setText(button.textContent);
 });
 byId("skip-link").addEventListener("click", (event) => {
-  event.preventDefault(); // the address holds the chat
+  event.preventDefault(); // the chat is in the URL
   byId("question").focus();
 });
 addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-/** Where a question and its picture are made: typing, choosing, dropping, pasting, sending. */
+/** The form for a question and its picture: typing, choosing, dropping, pasting, sending. */
 
 const byId = (id) => document.getElementById(id);
 const form = byId("composer");
@@ -12,7 +12,7 @@ export class Composer {
   #isBusy = false;
   #onSend;
 
-  /** @param onSend is called with {text, file} and says whether it took them */
+  /** @param onSend is called with {text, file}; returns whether it accepted them */
   constructor(onSend) {
     this.#onSend = onSend;
     form.addEventListener("submit", (event) => {
@@ -111,7 +111,7 @@ export class Composer {
   }
 
   #listenForDrops() {
-    let depth = 0; // dragenter and dragleave come for every element on the way
+    let depth = 0; // dragenter and dragleave fire for every nested element
     const show = (isShown) => (byId("drop-overlay").hidden = !isShown);
     const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
     addEventListener("dragenter", (event) => {

@@ -1,9 +1,9 @@
-/** Talks to the server: actions by HTTP, news by one WebSocket that comes back by itself. */
+/** Talks to the server: actions by HTTP, updates by one WebSocket that reconnects by itself. */
 
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 8000;
 
-/** An action that the server refused; the message is its sentence. */
+/** The server refused an action; the message is the server's sentence. */
 export class Refused extends Error {
   constructor(status, sentence) {
     super(sentence);
@@ -11,7 +11,7 @@ export class Refused extends Error {
   }
 }
 
-/** The server could not be reached, so nobody knows whether the action was done. */
+/** The server could not be reached, so it is unknown whether the action was done. */
 export class Unreachable extends Error {}
 
 async function sentenceOf(response) {
@@ -22,7 +22,7 @@ async function sentenceOf(response) {
   }
 }
 
-/** @returns {Promise<object|null>} the response's JSON, null when it has none */
+/** @returns {Promise<object|null>} the response's JSON, null if it has none */
 export async function act(method, path, body) {
   let response;
   try {
@@ -35,14 +35,14 @@ export async function act(method, path, body) {
   return response.status === 204 ? null : response.json();
 }
 
-/** Sends a question. `onProgress` gets the part of the upload that is done, 0 to 1. */
+/** Sends a question. `onProgress` gets the completed fraction of the upload, 0 to 1. */
 export function sendQuestion(thread, question, onProgress) {
   const form = new FormData();
   form.append("message_id", question.messageId);
   form.append("text", question.text);
   if (question.file) form.append("picture", question.file, question.file.name);
   return new Promise((resolve, reject) => {
-    // fetch() cannot tell how much of an upload is done.
+    // fetch() does not report upload progress.
     const request = new XMLHttpRequest();
     request.open("POST", `/api/chats/${thread}/messages`);
     request.responseType = "json";
@@ -90,7 +90,7 @@ export class Connection {
     socket.addEventListener("close", () => this.#lost());
   }
 
-  /** Ask for a thread's chat and everything that happens in it. */
+  /** Subscribe to a thread's chat and its updates. */
   watch(thread) {
     this.#thread = thread;
     this.#tell();

@@ -1,4 +1,4 @@
-/** Draws the turns of a chat. What is shown is a function of the list of turns; elements whose turn is unchanged are left alone. */
+/** Draws the turns of a chat. The output depends only on the list of turns; elements of unchanged turns are kept. */
 
 import { renderMarkdown } from "./markdown.js";
 
@@ -18,7 +18,7 @@ export class Conversation {
     this.#scroller = scroller;
     this.#actions = actions;
     scroller.addEventListener("scroll", () => (this.#isPinned = this.#isAtEnd()), { passive: true });
-    const observer = new ResizeObserver(() => this.#isPinned && this.scrollToEnd()); // text grows, pictures arrive late
+    const observer = new ResizeObserver(() => this.#isPinned && this.scrollToEnd()); // text grows, and pictures load late
     observer.observe(root);
     observer.observe(scroller);
   }
@@ -96,10 +96,10 @@ export class Conversation {
   #updatePictures(root, urls) {
     const images = [...root.querySelectorAll("img")];
     urls.forEach((url, index) => {
-      // The same element takes the stored picture's address, so that the one already shown stays until the other is there.
+      // The same element gets the stored picture's URL, so that the picture already shown stays until the other has loaded.
       const image = images[index] ?? root.appendChild(document.createElement("img"));
       image.alt = "The picture of this chat";
-      // For example HEIC: the model has seen it all the same, and the browser shows the words in its place.
+      // For example HEIC: the model has seen it, and the browser shows this text instead.
       image.onerror = () => (image.alt = "This browser cannot show this kind of picture. The model can see it.");
       image.src = url;
     });

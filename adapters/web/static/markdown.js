@@ -1,8 +1,8 @@
 /**
  * Shows a model's answer: a small part of Markdown, built from text nodes and elements only.
  *
- * The text is untrusted. It never becomes HTML, and links and pictures in it stay plain words.
- * Known: paragraphs, lists, headings, fenced code, `code`, **bold**, *italic*. Anything else is shown as it was written.
+ * The text is untrusted. It never becomes HTML, and links and pictures in it stay plain text.
+ * Supported: paragraphs, lists, headings, fenced code, `code`, **bold**, *italic*. Anything else is shown as it was written.
  */
 
 const INLINE = /(`+)([^`]+?)\1|\*\*(?=\S)(.+?\S?)\*\*|(?<![\w*])\*(?=[^\s*])([^*]*?[^\s*])\*(?![\w*])/u;

@@ -1,4 +1,4 @@
-/** Draws a picture of a few shapes, for whoever has no picture at hand. */
+/** Draws a picture of a few shapes, for people who have no picture at hand. */
 
 const SIDE = 512;
 const COLOURS = ["#e12828", "#2d5ad7", "#32a046", "#f5dc32", "#f58c1e", "#823caa"];

@@ -9,7 +9,7 @@ const opener = document.getElementById("open-sidebar");
 export class Sidebar {
   #onDelete;
 
-  /** @param onDelete is called with a chat once the person has confirmed */
+  /** @param onDelete is called with a chat after the person has confirmed */
   constructor(onDelete) {
     this.#onDelete = onDelete;
     opener.addEventListener("click", () => this.open());
@@ -41,7 +41,7 @@ export class Sidebar {
     const kept = new Map([...list.children].map((item) => [item.dataset.thread, item]));
     list.replaceChildren(...chats.map((chat) => this.#item(kept.get(chat.thread), chat, currentThread)));
     document.getElementById("no-chats").hidden = chats.length > 0;
-    // Moving an element in the document takes its focus away.
+    // Moving an element in the document removes its focus.
     if (focused) [...list.children].find((item) => item.dataset.thread === focused)?.querySelector("a").focus();
   }
 

@@ -1,4 +1,4 @@
-"""Where answers stand on their platforms, who asked, ratings, and adapters' notes."""
+"""The messages that show answers on their platforms, who asked, ratings, and adapters' notes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ row_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    never_again = {"sqlite_autoincrement": True}  # SQLite copies the table, and would forget that ids are not used again
-    # Turns of before were asked on the page, by nobody else than the owner, and were seen there.
+    never_again = {"sqlite_autoincrement": True}  # SQLite copies the table, and would otherwise reuse ids
+    # All earlier turns were asked by the owner on the page, and were shown there.
     with op.batch_alter_table("turns", table_kwargs=never_again) as turns:
         turns.add_column(sa.Column("author_id", sa.Text(), nullable=False, server_default="local"))
         turns.add_column(sa.Column("reply_place", sa.Text(), nullable=False, server_default=""))

@@ -1,4 +1,4 @@
-"""A platform that is made up: everything that the program has to know of it is in this folder."""
+"""An invented platform: everything that the program has to know about it is in this folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PigeonSettings(PlatformSettings):
 
 
 class PigeonAdapter:
-    """Asks one question as soon as it runs, and is `started` when the answer is there."""
+    """Asks one question as soon as it runs; `started` is set when the answer is complete."""
 
     name = "pigeons"
 

@@ -1,4 +1,4 @@
-"""The gateway half of the loopback Discord: one compressed stream per connection, a log that a RESUME replays.
+"""The gateway half of the loopback Discord: one compressed stream per connection, and a log that a RESUME replays.
 
 https://discord.com/developers/docs/events/gateway; transport compression is one stream context per connection, flushed per message.
 """
@@ -36,7 +36,7 @@ _COMPRESSIONS = {"zlib-stream": _zlib, "zstd-stream": _zstd}
 
 
 class Link:
-    """One connection of the client. It gets what its intents let it see."""
+    """One connection of the client. It gets the events that its intents allow."""
 
     def __init__(self, socket: web.WebSocketResponse, compression: str | None) -> None:
         self.socket = socket
@@ -54,7 +54,7 @@ class Link:
             await self.socket.send_bytes(self._compress(text.encode()))
 
     def _seen(self, payload: Payload) -> Payload:
-        """Without the content of messages that are not to us, when the intent for it is missing."""
+        """The payload without the content of messages that are not for us, if that intent is missing."""
         if self.intents & MESSAGE_CONTENT or payload.get("t") not in ("MESSAGE_CREATE", "MESSAGE_UPDATE"):
             return payload
         data = payload["d"]
@@ -68,7 +68,7 @@ class Gateway:
     def __init__(self, discord: DiscordLoopback) -> None:
         self._discord = discord
         self.links: list[Link] = []
-        self.compressions: list[str | None] = []  # that connections asked for
+        self.compressions: list[str | None] = []  # that each connection asked for
         self.log: list[Payload] = []
 
     async def dispatch(self, name: str, data: Payload, only: Link | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The loopback Discord's rate limits: five messages or edits within five seconds in a channel, as is observed of Discord."""
+"""The loopback Discord's rate limits: five messages or edits within five seconds per channel, as observed on Discord."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_WRITES = 5
 
 @dataclass
 class Limits:
-    """Always counted in `violations`; refused with 429 when `is_enforced`. `writes`: channel and time of each."""
+    """Excess writes are counted in `violations`, and refused with 429 if `is_enforced`. `writes`: channel and time of each."""
 
     is_enforced: bool = False
     seconds: float = 5.0

@@ -1,4 +1,4 @@
-"""How Discord's objects look on the wire, as far as discord.py reads them (https://discord.com/developers/docs/resources)."""
+"""Discord's objects as JSON, as far as discord.py reads them (https://discord.com/developers/docs/resources)."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def message_payload(id_: int, channel: int, text: str, author: Payload, **more: 
 
 
 def with_ids(components: list[Payload]) -> list[Payload]:
-    """Discord numbers the components of a message, and what is in them."""
+    """Add ids to components: Discord numbers the components of a message, also nested ones."""
     numbers = itertools.count(1)
 
     def numbered(component: Payload) -> Payload:

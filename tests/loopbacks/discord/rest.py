@@ -70,7 +70,7 @@ class Rest:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Records the call, asks for the token, and fails when told to."""
+        """Records the call, checks the token, and fails when told to."""
         path = request.path.removeprefix("/api/v10")
         if not request.path.startswith(("/api/", "/cdn/", "/stickers/")):  # the gateway, and what is not Discord's
             return await handler(request)  # type: ignore[no-any-return]
@@ -111,7 +111,7 @@ class Rest:
         return response
 
     def _limited(self, request: web.Request, path: str) -> tuple[dict[str, str], web.Response | None]:
-        """Counts writes of messages: the headers of the limit, and a refusal when there were too many and it is enforced."""
+        """Counts writes of messages. Returns the rate limit's headers, and a refusal if there were too many and it is enforced."""
         write = re.fullmatch(r"/channels/(\d+)/messages(/\d+)?", path)
         if write is None or request.method not in ("POST", "PATCH"):
             return {}, None
@@ -216,7 +216,7 @@ class Rest:
         self._discord.add_thread(parent, BOT, id=id_, name=body["name"])
         await self._discord.dispatch("THREAD_CREATE", {**self._discord.channels[id_], "newly_created": True})
         starter = self._discord.messages[parent].get(id_)
-        if starter is not None:  # an update that nobody made: the message has a thread now
+        if starter is not None:  # Discord updates the message by itself: it has a thread now
             starter["flags"] |= 1 << 5
             await self._discord.dispatch("MESSAGE_UPDATE", starter)
         return _json(self._discord.channels[id_], 201)
@@ -302,7 +302,7 @@ def _telling(what: Callable[[web.Request], Any]) -> Any:
 
 
 async def _cut(request: web.Request, whole: web.StreamResponse, num_bytes: int) -> web.StreamResponse:
-    """The beginning of a file that was announced whole; then the connection ends."""
+    """Send the beginning of a file whose full size was announced, then close the connection."""
     assert isinstance(whole, web.Response)
     assert isinstance(whole.body, bytes)
     assert request.transport is not None

@@ -1,6 +1,6 @@
-"""As much of Discord as the adapter's tests need, on a loopback port, for the unmodified discord.py: REST v10 and the gateway.
+"""The part of Discord that the adapter's tests need, on a loopback port, for the unmodified discord.py: REST v10 and the gateway.
 
-It keeps what people would see, records every call, and fails when told to. Formats: https://discord.com/developers/docs/reference.
+It stores what people would see, records every call, and fails when told to. Formats: https://discord.com/developers/docs/reference.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class DiscordLoopback:
     has_guild: bool = True
     num_shards: int = 1
     can_resume: bool = True
-    close_code: int | None = None  # with which an IDENTIFY ends
+    close_code: int | None = None  # with which an IDENTIFY is refused
     calls: list[tuple[str, str, Any]] = field(default_factory=list)
     identities: list[Payload] = field(default_factory=list)
     channels: dict[int, Payload] = field(default_factory=dict)  # and threads
     messages: dict[int, dict[int, Payload]] = field(default_factory=lambda: defaultdict(dict))
-    history: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # every content that a message had
+    history: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))  # all contents that a message has had
     typed_in: list[int] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     callbacks: dict[int, Payload] = field(default_factory=dict)  # by interaction
@@ -98,14 +98,14 @@ class DiscordLoopback:
         return {"id": str(id_), "filename": name, "size": len(data), "url": self.url + path, "proxy_url": self.url + path}
 
     def fail(self, method: str, path: str, *faults: Any) -> None:
-        """The next calls so: a status, (status, code), ("429", seconds, is_global), "reset", "done, then reset".
+        """Make the next calls fail: a status, (status, code), ("429", seconds, is_global), "reset", "done, then reset".
 
         A file may also be ("cut", after so many bytes).
         """
         self.faults.append((method, re.compile(path), deque(faults)))
 
     def hold(self, method: str, path: str) -> tuple[asyncio.Event, asyncio.Event]:
-        """The next such call waits: the first event says that it has come, the second lets it go on."""
+        """Make the next such call wait. The first event is set when it arrives; the test sets the second to let it continue."""
         arrived, go = asyncio.Event(), asyncio.Event()
         self.fail(method, path, ("hold", arrived, go))
         return arrived, go
@@ -116,7 +116,7 @@ class DiscordLoopback:
         return is_so()
 
     def people_say(self, channel: int, text: str, author: Payload | None = None, **more: Any) -> Payload:
-        """Somebody posts a message; nothing is told of it yet."""
+        """Add a person's message, without an event."""
         id_ = self.snowflake()
         message = message_payload(id_, channel, text, author or user_payload(), **more)
         if (guild := self.channels[channel].get("guild_id")) is not None:
@@ -152,7 +152,7 @@ class DiscordLoopback:
         return [body for name, where, body in self.calls if name == method and re.fullmatch(path, where)]
 
     async def interact(self, kind: int, data: Payload, channel: int, **more: Any) -> int:
-        """Kinds: 2 a command, 3 a button, 5 a window."""
+        """Send an interaction. Kinds: 2 a command, 3 a button, 5 a modal."""
         id_ = self.snowflake()
         where = self.channels[channel]
         person = more.pop("user", user_payload())
@@ -196,7 +196,7 @@ class DiscordLoopback:
         return await self.interact(3, data, int(message["channel_id"]), message=message, **more)
 
     async def reply_to(self, interaction: int) -> Payload:
-        """The newest sentence that answers the interaction."""
+        """The newest response to the interaction."""
         await self.wait_for(lambda: self.followups[interaction])
         return next(
             m for messages in self.messages.values() for id_, m in messages.items() if id_ == self.followups[interaction][-1]
@@ -206,7 +206,7 @@ class DiscordLoopback:
         await self.gateway.dispatch(name, data)
 
     async def drop(self, code: int = 4000, *, shard: int | None = None) -> None:
-        """All connections, or that of one shard."""
+        """Close all connections, or that of one shard."""
         await self.gateway.drop(code, shard=shard)
 
     async def ask_to_reconnect(self) -> None:

@@ -1,6 +1,6 @@
-"""Block Kit's limits (https://docs.slack.dev/reference/block-kit/blocks), as far as messages and views of bots meet them.
+"""Block Kit's limits (https://docs.slack.dev/reference/block-kit/blocks), as far as bots' messages and views can reach them.
 
-Slack refuses blocks that break them with `invalid_blocks` and says where in response_metadata.messages.
+Slack refuses blocks beyond them with `invalid_blocks`, and says where in response_metadata.messages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_blocks(blocks: object, *, max_blocks: int = 50) -> None:
 
 
 def check_view(view: object) -> None:
-    """Raises SlackError invalid_arguments."""
+    """Raises SlackError invalid_arguments for a wrong view."""
     if not isinstance(view, dict) or view.get("type") not in ("modal", "home"):
         raise SlackError("invalid_arguments", response_metadata={"messages": ["[ERROR] must provide a view"]})
     blocks = view.get("blocks")

@@ -1,4 +1,4 @@
-"""A bolt app on a socket to the loopback Slack, as unmodified as it comes from its makers; it notes what reaches its listeners."""
+"""An unmodified Bolt app with a socket to the loopback Slack. It records what reaches its listeners."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ class Bot:
 
     async def __aexit__(self, *error: object) -> None:
         await self.handler.close_async()  # type: ignore[no-untyped-call]
-        client = self.handler.client  # close cancels these without waiting for them
+        client = self.handler.client  # close_async cancels these tasks without waiting for them
         tasks = [client.message_processor, client.current_session_monitor, client.message_receiver]
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)

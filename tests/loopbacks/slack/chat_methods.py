@@ -15,7 +15,7 @@ MAX_UPDATE_CHARS = 4_000  # chat.update refuses more in `text`, where chat.postM
 
 
 def _content(call: MethodCall) -> tuple[str, str, list[Json]]:
-    """text, markdown_text, blocks: checked."""
+    """The call's text, markdown_text and blocks, checked."""
     text, markdown = str(call.arguments.get("text") or ""), str(call.arguments.get("markdown_text") or "")
     blocks: Any = call.arguments.get("blocks") or []
     if markdown and (text or blocks):
@@ -43,7 +43,7 @@ def _thread(call: MethodCall, channel_messages: dict[str, Message]) -> str | Non
 
 
 def _note_linked_names(call: MethodCall, message: Message) -> None:
-    """With parse=full or link_names, bare names alert people as well."""
+    """With parse=full or link_names, plain names notify people as well."""
     if call.arguments.get("parse") == "full" or call.is_true("link_names"):
         for what in re.findall(r"@(?:channel|here|everyone)\b", message.text):
             call.state.broadcasts.append(Broadcast(message, what))

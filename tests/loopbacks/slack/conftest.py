@@ -1,4 +1,4 @@
-"""A loopback Slack with a channel and a person, and clients of it."""
+"""Fixtures: a loopback Slack with a channel and a person, and clients for it."""
 
 from __future__ import annotations
 

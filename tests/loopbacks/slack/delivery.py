@@ -1,7 +1,7 @@
-"""How Slack brings events and people's actions to the app: tries, acknowledgements, retries; by socket or by HTTP.
+"""Delivers events and people's actions to the app like Slack: attempts, acknowledgements, retries; by socket or HTTP.
 
-An event that is not acknowledged in three seconds comes again at once, after a minute and after five
-(https://docs.slack.dev/apis/events-api#retries); what people do comes once.
+An event that is not acknowledged within three seconds is sent again at once, after one minute and after five
+(https://docs.slack.dev/apis/events-api#retries); people's actions are sent once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DeliveryKind = Literal["events_api", "interactive", "slash_commands"]
 
 @dataclass(eq=False)
 class Delivery:
-    """`answer` is what came with the acknowledgement; `responses` is what was sent to the response_url."""
+    """One payload on its way. `answer` came with the acknowledgement; `responses` were sent to the response_url."""
 
     kind: DeliveryKind
     body: Json
@@ -35,7 +35,7 @@ class Delivery:
 
     @property
     def event(self) -> Json:
-        """The event in it; empty for what is no event."""
+        """The event in it; empty if it is not an event."""
         found: Json = self.body.get("event", {})
         return found
 
@@ -50,7 +50,7 @@ class NotAcknowledged(Exception):
 
 class Way(Protocol):
     async def bring(self, delivery: Delivery, within_seconds: float) -> Json | None:
-        """One try. Returns what came with the acknowledgement, or raises NotAcknowledged."""
+        """Make one attempt. Returns what came with the acknowledgement, or raises NotAcknowledged."""
 
 
 class Deliveries:
@@ -63,7 +63,7 @@ class Deliveries:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, kind: DeliveryKind, body: Json) -> Delivery:
-        """Begin to bring it; what is started first is tried first."""
+        """Begin to deliver a payload; first attempts are in order of the calls."""
         delivery = Delivery(kind, body)
         self.all.append(delivery)
         task = asyncio.create_task(self._bring(delivery))

@@ -1,4 +1,4 @@
-"""What goes wrong with calls of the Web API when a test wants it, and Slack's rate limits."""
+"""Faults of Web API calls on a test's request, and Slack's rate limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.loopbacks.slack.state import Json
 
 @dataclass
 class Fault:
-    """One call goes wrong. `is_done`: Slack does what it was asked to, and only the answer goes wrong."""
+    """The fault of one call. `is_done`: Slack carries the call out, and only the response fails."""
 
     error: str | None = None  # Slack's word, with HTTP 200
     status: int | None = None  # 429 with Retry-After; 5xx with an HTML page
@@ -24,7 +24,7 @@ class Fault:
 
 
 class Hold:
-    """A call that waits: `arrived` is set when it has come, the test calls `release()` to let it go on."""
+    """A call that waits: `arrived` is set when it arrives, and the test calls `release()` to let it continue."""
 
     def __init__(self) -> None:
         self.arrived = asyncio.Event()
@@ -54,18 +54,18 @@ class Faults:
         delay_seconds: float = 0.0,
         times: int = 1,
     ) -> None:
-        """The next `times` calls of `method` ("*": of any) go wrong; after those that were asked for before."""
+        """Make the next `times` calls of `method` ("*": of any) fail, after the faults requested before."""
         fault = Fault(error, status, retry_after_seconds, is_reset, is_done, delay_seconds)
         self._waiting[method].extend([fault] * times)
 
     def hold_next(self, method: str) -> Hold:
-        """The next call of `method` waits until it is released, and then goes well."""
+        """Make the next call of `method` wait until it is released; it then succeeds."""
         hold = Hold()
         self._waiting[method].append(Fault(hold=hold))
         return hold
 
     def forget(self) -> None:
-        """Nothing more goes wrong."""
+        """Drop all requested faults."""
         self._waiting.clear()
 
     def take(self, method: str) -> Fault | None:
@@ -77,14 +77,14 @@ class Faults:
 
 @dataclass(frozen=True)
 class Violation:
-    """A call over the limit. `limit`: that many in so many seconds."""
+    """A call over the limit. `limit`: number of calls, and seconds."""
 
     method: str
     channel: str
     limit: tuple[int, float]
 
 
-# Calls in seconds; counted for each channel or for the whole workspace (https://docs.slack.dev/apis/web-api/rate-limits).
+# (calls, seconds), counted per channel or per workspace (https://docs.slack.dev/apis/web-api/rate-limits).
 _PER_CHANNEL = {"chat.postMessage": (1, 1.0)}
 _PER_WORKSPACE = {
     "chat.startStream": (20, 60.0),
@@ -107,14 +107,14 @@ _PER_WORKSPACE = {
 
 @dataclass
 class RateLimits:
-    """Always counted; refused only when `is_enforced`."""
+    """Counts violations always, and refuses calls only if `is_enforced`."""
 
     is_enforced: bool = False
     violations: list[Violation] = field(default_factory=list)
     _times: dict[tuple[str, str, str], deque[float]] = field(default_factory=lambda: defaultdict(deque))
 
     def refuse(self, method: str, token: str, arguments: Json) -> int | None:
-        """None if the call may be made, else the whole seconds to wait."""
+        """None if the call is allowed, else the whole seconds to wait."""
         channel = str(arguments.get("channel", "")) if method in _PER_CHANNEL else ""
         limit = _PER_CHANNEL.get(method) or _PER_WORKSPACE.get(method)
         if limit is None:

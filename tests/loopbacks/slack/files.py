@@ -1,4 +1,5 @@
-"""Files' addresses. Without a good token, or when its app may not read files, Slack answers 200 with its sign-in page."""
+"""Serves files. Without a valid token, or if its app may not read files, the answer is status 200 with a sign-in page, as from
+Slack."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ class FileServer:
         await self._state.changed()
         if file.fault in ("404", "403"):
             return web.Response(status=int(file.fault), text="no")
-        if file.fault == "cut":  # the answer is whole, the picture is not
+        if file.fault == "cut":  # a complete response with half of the picture
             return web.Response(body=file.data[: len(file.data) // 2], content_type=file.mimetype)
         if file.fault is None:
             return web.Response(body=file.data, content_type=file.mimetype)

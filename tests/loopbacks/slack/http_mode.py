@@ -1,4 +1,4 @@
-"""The Events API over HTTP: signed POSTs to the app's request URL, with the number of the retry.
+"""The Events API over HTTP: signed POSTs to the app's request URL, with the retry number.
 
 https://docs.slack.dev/authentication/verifying-requests-from-slack
 """
@@ -23,7 +23,7 @@ Forgery = Literal["wrong_signature", "old_timestamp", "no_signature"]
 
 
 class HttpMode:
-    """`forgery`: how requests are signed badly, if they are. `statuses`: what was answered, oldest first."""
+    """`forgery`: how requests are signed wrongly, or None. `statuses`: the responses' statuses, oldest first."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
@@ -52,7 +52,7 @@ class HttpMode:
         return answer
 
     async def verify_url(self) -> bool:
-        """Slack's check of a request URL: whether the challenge comes back."""
+        """Slack's check of a request URL: returns whether the challenge comes back."""
         challenge = {"token": VERIFICATION_TOKEN, "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P"}
         body = json.dumps(challenge | {"type": "url_verification"})
         status, answer = await self._post(body, {"Content-Type": "application/json"}, 3.0)

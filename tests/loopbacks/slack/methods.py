@@ -1,6 +1,6 @@
-"""What a method of the Web API is here: a plain function from a `MethodCall` to what stands in Slack's answer beside "ok".
+"""A Web API method here is a plain function from a `MethodCall` to the content of Slack's response, without "ok".
 
-The functions are in `chat_methods`, `stream_methods` and `reading_methods`; they raise SlackError with Slack's own word.
+The functions are in `chat_methods`, `stream_methods` and `reading_methods`; they raise SlackError with Slack's error code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TokenKind = Literal["bot", "app", "none"]
 
 @dataclass(frozen=True)
 class MethodCall:
-    """`publish` sends an event that follows from the call, such as the message that was just posted."""
+    """One call. `publish` sends an event that the call causes, such as that a message was posted."""
 
     state: SlackState
     team: Team
@@ -25,7 +25,7 @@ class MethodCall:
     new_socket_url: Callable[[], str]
 
     def text(self, name: str) -> str:
-        """An argument that is needed, as text."""
+        """A required argument as text."""
         value = self.arguments.get(name)
         if value in (None, ""):
             raise SlackError("invalid_arguments", response_metadata={"messages": [f"[ERROR] missing required field: {name}"]})
@@ -49,7 +49,7 @@ class MethodCall:
 
 @dataclass(frozen=True)
 class Method:
-    """`scopes`: one of them is enough; none are needed if there are none."""
+    """`scopes`: one of them is enough; empty if none is needed."""
 
     do: Callable[[MethodCall], Json]
     scopes: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""What Slack writes: messages, files and events as JSON.
+"""Slack's JSON: messages, files and events.
 
-Keys and types are those of https://docs.slack.dev/reference and of payloads that were logged from Slack (checked by the tests when
-these are at hand).
+Keys and types are those of https://docs.slack.dev/reference and of payloads that were logged from Slack (the tests compare them if
+these are available).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def file_object(file: File, form: FileForm = "full") -> Json:
     """https://docs.slack.dev/reference/objects/file-object"""
     if form == "thin":
         return {"id": file.id}
-    if form == "check_file_info":  # Slack Connect: everything else must be asked for
+    if form == "check_file_info":  # Slack Connect: everything else must be looked up
         return {"id": file.id, "created": 0, "timestamp": 0, "user": "", "mode": "file_access", "file_access": "check_file_info"}
     if file.mode in ("tombstone", "hidden_by_limit"):
         return {"id": file.id, "mode": file.mode}
@@ -97,7 +97,7 @@ def message_object(message: Message, form: FileForm = "full") -> Json:
 
 
 def listed_message(message: Message) -> Json:
-    """As in a listing: with what is known of the thread below, and reactions."""
+    """A message as listings show it: with its thread's data and reactions."""
     found = message_object(message)
     replies = [m for m in message.channel.thread(message.ts) if m.ts != message.ts]
     if replies:
@@ -149,7 +149,7 @@ def deleted_event(message: Message, before: Json, at: str) -> Json:
 
 
 def tombstone_event(message: Message, before: Json, at: str) -> Json:
-    """What is sent instead of a deletion when there are replies: the place stays."""
+    """Sent instead of a deletion if there are replies: the message becomes a placeholder."""
     now = {"type": "message", "subtype": "tombstone", "text": "This message was deleted.", "user": "USLACKBOT", "hidden": True}
     now |= {"ts": message.ts, "thread_ts": message.ts}
     return _hidden_event(message, "message_changed", at) | {"message": now, "previous_message": before}
@@ -164,7 +164,7 @@ def _place(channel: Channel) -> Json:
 
 
 def event_body(state: SlackState, team: Team, event: Json) -> Json:
-    """What an event comes in (https://docs.slack.dev/apis/events-api): Socket Mode's payload and HTTP's body alike."""
+    """The envelope of an event (https://docs.slack.dev/apis/events-api): the same in Socket Mode and over HTTP."""
     authorization = {
         "enterprise_id": None,
         "team_id": team.id,
@@ -212,7 +212,7 @@ def click_body(state: SlackState, user: User, message: Message, action: Json, re
     }
     if message.thread_ts is not None:
         container["thread_ts"] = message.thread_ts
-    about_message = {} if message.only_for is not None else {"message": message_object(message)}  # Slack keeps no ephemeral one
+    about_message = {} if message.only_for is not None else {"message": message_object(message)}  # Slack stores no ephemeral ones
     return interaction_body(state, "block_actions", user) | {
         "container": container,
         "channel": {"id": message.channel.id, "name": message.channel.name},

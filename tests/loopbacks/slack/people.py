@@ -1,6 +1,6 @@
-"""What people do in the loopback Slack, and the events and payloads that Slack sends the app for it.
+"""People's actions in the loopback Slack, and the events and payloads that Slack sends the app for them.
 
-How one post reaches an app differs in the wild (see `How`); https://docs.slack.dev/reference/events/app_mention and message.
+How one post reaches an app varies in reality (see `How`); https://docs.slack.dev/reference/events/app_mention and message.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ How = Literal[
     "message_only",  # a mention posted together with a file (bolt-python issue 925)
     "mention_without_files",  # app_mention, without the files; then message with them (hermes-agent pull request 77141)
     "mention_without_files_only",  # app_mention, without the files, and nothing else
-    "thin_files",  # both, and of the files their ids alone
+    "thin_files",  # both, with only the ids of the files
     "check_file_info",  # both, with files as in Slack Connect
     "doubled",  # both, each twice with the same event_id
     "held",  # nothing; `tell` sends the events later
@@ -69,7 +69,7 @@ class _ResponsePlace:
 
 
 class People:
-    """`subscriptions`: the app's bot events. `echoes_own`: the bot's own messages and edits come as events too, as they do."""
+    """`subscriptions`: the app's bot events. `echoes_own`: the bot's own messages and edits cause events too, as on Slack."""
 
     def __init__(self, state: SlackState, deliveries: Deliveries) -> None:
         self.state = state
@@ -96,9 +96,9 @@ class People:
         fault: FileFault | None = None,
         announced_size: int | None = None,
     ) -> File:
-        """To be given to `post` or `submit_view`. `mode`: hosted, external, tombstone, hidden_by_limit. `fault`: 404 and 403;
-        cut (half of the picture in a whole answer), truncated (the connection breaks off), slow (the second half never comes),
-        endless, sign_in (Slack's HTML page). `announced_size` is what Slack says of the size, if not the truth."""
+        """Make a file for `post` or `submit_view`. `mode`: hosted, external, tombstone, hidden_by_limit. `fault`: 404 and 403; cut
+        (half of the picture in a complete response), truncated (the connection breaks), slow (the second half never comes),
+        endless, sign_in (Slack's HTML page). `announced_size` is the size in bytes that Slack gives, None the true one."""
         id_ = self.state.new_id("F")
         url = f"{self.api_url.removesuffix('api/')}files-pri/{id_}/{name}"
         mimetype = mimetypes.guess_type(name)[0] or "application/octet-stream"
@@ -109,7 +109,7 @@ class People:
     # -- events ------------------------------------------------------------------------------------------------------------
 
     def publish(self, channel: Channel, event: Json, *, times: int = 1) -> list[Delivery]:
-        """Send an event that happened in the channel, if the app may get it; `times`: that often, with one event_id."""
+        """Send an event of the channel `times` times with one event_id, if the app may get it."""
         kind, team = event["type"], channel.team
         is_own = event.get("bot_id") == team.bot_id or event.get("message", {}).get("bot_id") == team.bot_id
         if kind == "message":
@@ -133,7 +133,7 @@ class People:
         how: How = "normal",
         is_broadcast: bool = False,
     ) -> Message:
-        """Somebody writes. `text` is as Slack keeps it: mentions are <@ID>, and & < > are escaped. Does not wait for the app."""
+        """A person posts. `text` is as Slack stores it: mentions are <@ID>, and & < > are escaped. Does not wait for the app."""
         if user not in channel.members:
             channel.members.append(user)
         kept = [file if isinstance(file, File) else self.add_file(user, *file) for file in files]
@@ -144,7 +144,7 @@ class People:
         return message
 
     async def tell(self, message: Message, how: How = "normal") -> list[Delivery]:
-        """Send the events of a message that stands there."""
+        """Send the events of an existing message."""
         form = _FORMS.get(how, "full")
         message_form: FileForm = "full" if how == "mention_without_files" else form
         mention_form: FileForm = "none" if how == "mention_without_files" else form
@@ -166,7 +166,7 @@ class People:
         return sent
 
     async def edit(self, message: Message, text: str, *, fires_mention: bool = True) -> None:
-        """message_changed; and if the text mentions the bot, app_mention with a new event_id and `edited`."""
+        """Edit a message: message_changed, and if the text mentions the bot, app_mention with a new event_id and `edited`."""
         before = message_object(message)
         message.text, message.edited_ts = text, self.state.new_ts()
         self.state.show(message)
@@ -176,7 +176,7 @@ class People:
         await self.state.changed()
 
     async def delete(self, message: Message) -> None:
-        """message_deleted; or, when there are replies below it, message_changed to a tombstone."""
+        """Delete a message: message_deleted, or message_changed to a tombstone if it has replies."""
         channel, before, at = message.channel, message_object(message), self.state.new_ts()
         has_replies = len(channel.thread(message.ts)) > 1
         message.is_deleted = True
@@ -206,7 +206,7 @@ class People:
         await self.state.changed()
 
     async def uninstall(self, team: Team) -> None:
-        """Somebody removes the app from the workspace: its token is good for nothing, and two events tell so."""
+        """Remove the app from the workspace: its token becomes invalid, and two events are sent."""
         team.is_installed = False
         events = {"type": "tokens_revoked", "tokens": {"oauth": [], "bot": [team.bot_user_id]}}, {"type": "app_uninstalled"}
         for event in (event for event in events if event["type"] in self.subscriptions):
@@ -221,7 +221,7 @@ class People:
         await self.state.changed()
 
     async def stop_session(self, user: User, channel: Channel, thread_ts: str) -> None:
-        """Slack's own Stop, of an app that is an agent (`state.is_agent`): its streams in the thread end."""
+        """Press Slack's own Stop, which an agent app has (`state.is_agent`): its streams in the thread end."""
         if not self.state.is_agent:
             raise LookupError("Slack offers no Stop for an app that is no agent: state.is_agent must be set")
         live = [message for message in channel.thread(thread_ts) if message.stream == "live"]
@@ -231,10 +231,10 @@ class People:
         self.publish(channel, event | {"streaming_message_ts": [m.ts for m in live], "event_ts": self.state.new_ts()})
         await self.state.changed()
 
-    # -- interactions: these return when the app has acknowledged, or was given up ---------------------------------------
+    # -- interactions: these return when the app has acknowledged, or after the last attempt ------------------------------
 
     async def click(self, user: User, message: Message, action_id: str, value: str | None = None) -> Delivery:
-        """A button of the message; `value` tells which, where several have the same action_id."""
+        """Press a button of the message; `value` selects one if several have the same action_id."""
         known = [action for action, _ in clickables(message.blocks) if action["action_id"] == action_id]
         chosen = [action for action in known if value in (None, action.get("value"))]
         if not chosen:
@@ -246,7 +246,7 @@ class People:
         return await self._interact("interactive", body, message.channel, user, message)
 
     async def shortcut(self, user: User, callback_id: str, message: Message) -> Delivery:
-        """A message shortcut, from the menu of the message."""
+        """Use a message shortcut, from the message's menu."""
         body = shortcut_body(self.state, user, callback_id, message, self._new_response_url())
         return await self._interact("interactive", body, message.channel, user)
 
@@ -255,7 +255,7 @@ class People:
         return await self._interact("slash_commands", body, channel, user)
 
     async def submit_view(self, user: User, view: View, answers: Mapping[str, str | Sequence[File]]) -> Delivery:
-        """Send off a modal. `answers`: for the block ids of its inputs, a text or files."""
+        """Submit a modal. `answers`: a text or files for each input's block id."""
         values: dict[str, Any] = {}
         for block in view.view["blocks"]:
             if block["type"] == "input" and block["block_id"] in answers:
@@ -286,8 +286,8 @@ class People:
         return f"{self.api_url.removesuffix('api/')}response/{self.state.new_id('R')}"
 
     async def serve_response(self, request: web.Request) -> web.Response:
-        """A response_url: recorded in `Delivery.responses`, and shown, to one person unless response_type is in_channel; or, with
-        replace_original, in place of the message whose button was pressed."""
+        """Serve a response_url. The response is recorded in `Delivery.responses` and shown, to one person unless response_type is
+        in_channel; with replace_original it replaces the message whose button was pressed."""
         place = self._response_places.get(request.match_info["id"])
         if place is None or len(place.delivery.responses) >= MAX_RESPONSES:
             return web.json_response({"ok": False, "error": "used_url"}, status=404)

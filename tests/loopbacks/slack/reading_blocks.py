@@ -1,4 +1,4 @@
-"""What people read in texts and blocks, what they can click, and whom it alerts.
+"""Reads texts and blocks: what people see, what they can click, and whom it notifies.
 
 https://docs.slack.dev/messaging/formatting-message-text
 """
@@ -16,7 +16,7 @@ _MENTION = re.compile(r"<@([UW]\w+)(?:\|[^>]*)?>")
 
 
 def alerts(text: str) -> list[str]:
-    """Marks that notify people when the bot writes them."""
+    """Markup in the text that notifies people when the bot writes it."""
     return [match.group() for pattern in (_BROADCAST, _MENTION) for match in pattern.finditer(text)]
 
 
@@ -26,7 +26,7 @@ def mentioned(text: str) -> list[str]:
 
 
 def block_texts(blocks: object, *, with_plain: bool = True) -> Iterator[str]:
-    """Texts in the blocks, labels of buttons left out; `with_plain`: also those that Slack never reads as marks."""
+    """Texts in the blocks, without labels of buttons; `with_plain`: also plain text, in which Slack reads no markup."""
     for block in blocks if isinstance(blocks, list) else []:
         match block:
             case {"type": "markdown" | "mrkdwn", "text": str(text)}:
@@ -42,7 +42,7 @@ def block_texts(blocks: object, *, with_plain: bool = True) -> Iterator[str]:
 
 
 def clickables(blocks: object) -> Iterator[tuple[Json, str]]:
-    """Everything in the blocks that has an action: (what an action's payload says of it, its label)."""
+    """Everything in the blocks that has an action: (its part of the action's payload, its label)."""
     for block in blocks if isinstance(blocks, list) else []:
         for element in [*(block.get("elements") or ()), *([block["accessory"]] if "accessory" in block else [])]:
             about = {"block_id": block.get("block_id", ""), "action_id": element.get("action_id"), "type": element.get("type")}

@@ -1,4 +1,4 @@
-"""Who the token is, where it may connect, and what stands in channels: auth, apps, conversations, users, files, team, oauth."""
+"""Methods that read: auth, apps, conversations, users, files, team, oauth."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def conversations(call: MethodCall) -> Json:
 
 
 def _page(call: MethodCall, messages: list[Message], default_limit: int) -> Json:
-    """One page of messages that stand in the order of the answer."""
+    """One page of messages, which are in the order of the response."""
     start, limit = call.number("cursor", 0), call.number("limit", default_limit)
     has_more = start + limit < len(messages)
     more = {"response_metadata": {"next_cursor": str(start + limit)}} if has_more else {}
@@ -138,7 +138,7 @@ def _page(call: MethodCall, messages: list[Message], default_limit: int) -> Json
 
 
 def _between(call: MethodCall, messages: list[Message]) -> list[Message]:
-    """Those after `oldest` and before `latest`; with `inclusive` those at them as well."""
+    """The messages after `oldest` and before `latest`; with `inclusive` also those at these times."""
     oldest, latest = str(call.arguments.get("oldest") or "0"), str(call.arguments.get("latest") or "9999999999")
     ends = {float(oldest), float(latest)} if call.is_true("inclusive") else set()
     return [m for m in messages if float(oldest) < float(m.ts) < float(latest) or float(m.ts) in ends]

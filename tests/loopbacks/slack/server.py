@@ -9,8 +9,8 @@
         await slack.wait_for(lambda: slack.answers(general, post.ts))
 
 What people do (post, edit, delete, click, shortcut, slash, submit_view, open_home, stop_session ...) is in `people.People`, what is
-kept in `state`. `slack.faults` makes calls go wrong, `slack.limits` counts and enforces rate limits, `slack.socket` is Socket Mode
-(disconnect, drop, answers_pings), `slack.deliveries` holds every payload with its tries (ack_seconds, retry_seconds).
+stored is in `state`. `slack.faults` makes calls fail, `slack.limits` counts and enforces rate limits, `slack.socket` is Socket Mode
+(disconnect, drop, answers_pings), `slack.deliveries` has every payload with its attempts (ack_seconds, retry_seconds).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 class SlackServer(People):
-    """One app, installed in one team to begin with. Ids and tokens of this team are attributes."""
+    """One app, installed at first in one team. Ids and tokens of this team are attributes."""
 
     def __init__(self) -> None:
         state = SlackState()
@@ -88,7 +88,7 @@ class SlackServer(People):
     # -- what there is -----------------------------------------------------------------------------------------------------
 
     def add_team(self, name: str) -> Team:
-        """Another workspace, with its own bot and token; `new_oauth_code` lets the app be installed in it."""
+        """Add another workspace, with its own bot and token; `new_oauth_code` installs the app in it."""
         id_, bot_id = self.state.new_id("T"), self.state.new_id("U")
         team = Team(id_, name, f"xoxb-{id_}-loopback", bot_id, self.state.new_id("B"))
         self.state.teams[team.id] = team
@@ -96,7 +96,7 @@ class SlackServer(People):
         return team
 
     def new_oauth_code(self, team: Team) -> str:
-        """The code that comes back when somebody has allowed the app; good for one oauth.v2.access."""
+        """The code that Slack returns when a person has allowed the app; valid for one oauth.v2.access."""
         code = self.state.new_id("code")
         self.state.oauth_codes[code] = team
         return code
@@ -115,7 +115,7 @@ class SlackServer(People):
         is_bot_member: bool = True,
         team: Team | None = None,
     ) -> Channel:
-        """For direct messages with the bot see `direct`."""
+        """Add a channel. For direct messages with the bot use `direct`."""
         channel = Channel(self.state.new_id("C"), name, kind, team or self.team, list(members), is_bot_member)
         self.state.channels[channel.id] = channel
         return channel
@@ -161,11 +161,11 @@ class SlackServer(People):
 
     @property
     def scopes(self) -> set[str]:
-        """Of the bot's token; may be changed."""
+        """The bot token's scopes; a test may change them."""
         return self.team.scopes
 
     def deliver_http(self, url: str) -> HttpMode:
-        """From now on everything goes to the app's request URL. The result can forge signatures and verify the URL."""
+        """Deliver everything to the app's request URL from now on. The result can forge signatures and verify the URL."""
         assert self._session is not None
         way = HttpMode(url, self._session)
         self.deliveries.way = way
@@ -191,7 +191,7 @@ class SlackServer(People):
 
     @property
     def broadcasts(self) -> list[Broadcast]:
-        """Whom the bot's messages alerted: everybody in a channel, or somebody who was mentioned."""
+        """Whom the bot's messages notified: everybody in a channel, or a person who was mentioned."""
         return self.state.broadcasts
 
     @property
@@ -203,22 +203,22 @@ class SlackServer(People):
         return [call for call in self.calls if call.method == method]
 
     def messages(self, channel: Channel, thread_ts: str | None = None) -> list[Message]:
-        """A thread with its root, or what stands in the channel itself; oldest first."""
+        """A thread with its root, or the messages of the channel outside threads; oldest first."""
         if thread_ts is not None:
             return channel.thread(thread_ts)
         return [message for message in channel.messages.values() if not message.is_reply or message.subtype == "thread_broadcast"]
 
     def answers(self, channel: Channel, thread_ts: str | None = None) -> list[Message]:
-        """What the bot wrote there."""
+        """The bot's messages there."""
         return [message for message in self.messages(channel, thread_ts) if message.user.is_bot]
 
     def status(self, channel: Channel, thread_ts: str) -> str:
-        """What stands under the thread; empty when nothing does."""
+        """The status under the thread; empty if there is none."""
         return self.state.statuses.get((channel.id, thread_ts), "")
 
     @property
     def stream_seconds(self) -> float:
-        """How long a stream lives after its start, whether text flows or not."""
+        """How long a stream lives after its start, with or without appends."""
         return self.state.stream_seconds
 
     @stream_seconds.setter
@@ -234,9 +234,9 @@ class SlackServer(People):
         await self.state.changed()
 
     async def wait_for(self, look: Callable[[], T], within_seconds: float = TIMEOUT_SECONDS) -> T:
-        """What `look` returns once it is true; it is asked after every change. Raises TimeoutError."""
+        """Call `look` after every change until its result is true, and return that. Raises TimeoutError."""
         return await self.state.wait_for(look, within_seconds)
 
     async def settle(self, within_seconds: float = TIMEOUT_SECONDS) -> None:
-        """Until every payload was acknowledged, or given up."""
+        """Wait until every payload was acknowledged, or given up."""
         await self.wait_for(lambda: all(delivery.is_finished for delivery in self.deliveries.all), within_seconds)

@@ -1,7 +1,7 @@
 """Socket Mode: hello, pings, envelopes and their acknowledgements, disconnect frames.
 
-https://docs.slack.dev/apis/events-api/using-socket-mode
-Several connections may stand at once; each payload goes to one of them, in turn.
+https://docs.slack.dev/apis/events-api/using-socket-mode There may be several connections; each payload goes to one of them, in
+turn.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Connection:
     def __init__(self, stream: web.WebSocketResponse, transport: asyncio.Transport) -> None:
         self.stream = stream
         self.transport = transport
-        self.is_open = True  # for payloads: not after a disconnect frame
+        self.is_open = True  # for payloads; False after a disconnect frame
         self.num_pings = 0
         self.waiting: dict[str, asyncio.Future[Json | None]] = {}  # by envelope
 
 
 class SocketMode:
-    """`answers_pings = False`: a dead link, as the client sees it. `frames`: every frame that clients sent but pings."""
+    """`answers_pings = False`: the client sees a dead connection. `frames`: all frames of clients, except pings."""
 
     def __init__(self, state: SlackState) -> None:
         self._state = state
         self._tickets: set[str] = set()
         self._turn = 0
-        self.connections: list[Connection] = []  # all there ever were, oldest first
+        self.connections: list[Connection] = []  # including closed ones, oldest first
         self.answers_pings = True
         self.frames: list[Json] = []
 
@@ -48,7 +48,7 @@ class SocketMode:
         return [connection for connection in self.connections if connection.is_open]
 
     def new_path(self) -> str:
-        """Where one connection may be made, once."""
+        """A path that is valid for one connection."""
         ticket = self._state.new_id("ticket")
         self._tickets.add(ticket)
         return f"/link/?ticket={ticket}&app_id={self._state.app_id}"
@@ -81,7 +81,7 @@ class SocketMode:
             async for frame in stream:
                 await self._take(connection, frame.type, frame.data)
         except ConnectionError:
-            pass  # it was dropped
+            pass  # the connection was dropped
         finally:
             connection.is_open = False
             for future in connection.waiting.values():
@@ -133,14 +133,14 @@ class SocketMode:
             del connection.waiting[envelope["envelope_id"]]
 
     async def disconnect(self, reason: DisconnectReason) -> None:
-        """Tell all clients to connect anew; these connections get nothing more and stand until the clients close them."""
+        """Tell all clients to reconnect. The connections get nothing more, and stay open until the clients close them."""
         for connection in self.open_connections:
             connection.is_open = False
             await connection.stream.send_json(_disconnect_frame(reason))
         await self._state.changed()
 
     def drop(self) -> None:
-        """Reset all connections, as when the network is gone."""
+        """Reset all connections, as in a network failure."""
         for connection in self.connections:
             if not connection.stream.closed:
                 connection.is_open = False
@@ -157,7 +157,7 @@ def _disconnect_frame(reason: DisconnectReason) -> Json:
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """End the connection by a TCP reset, without the usual farewell."""
+    """End the connection with a TCP reset, without a close frame."""
     connected = transport.get_extra_info("socket")
     if connected is not None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,7 +1,7 @@
-"""What stands in the loopback Slack: teams, people, channels, messages, files, views; and the record of what was done.
+"""The data of the loopback Slack: teams, people, channels, messages, files, views; and the record of calls.
 
-Plain data with the rules that hold wherever it is touched. Times of day are Slack's `ts` (seconds since 1970 with six decimals,
-unique); durations are seconds on the monotonic clock.
+Plain data with the rules that all its users share. Times of day are Slack's `ts` (seconds since 1970 with six decimals, unique);
+durations are seconds on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCOPES = frozenset({"app_mentions:read", "chat:write", "commands", "files:read",
 
 
 class SlackError(Exception):
-    """Slack's answer {"ok": false, "error": word}, with more keys if there are any."""
+    """Slack's response {"ok": false, "error": word}, with further keys if there are any."""
 
     def __init__(self, word: str, **more: Any) -> None:
         super().__init__(word)
@@ -61,7 +61,8 @@ class User:
 
 @dataclass(eq=False)
 class File:
-    """`mode`: hosted, external, tombstone, hidden_by_limit. `announced_size`: what Slack says, by default the truth."""
+    """`mode`: hosted, external, tombstone, hidden_by_limit. `announced_size`: the size that Slack gives, by default the true
+    one."""
 
     id: str
     name: str
@@ -77,7 +78,7 @@ class File:
 
 @dataclass(eq=False)
 class Message:
-    """`text`, `markdown` (markdown_text or the stream so far) and `blocks` are as sent; `shown` is what people read."""
+    """`text`, `markdown` (markdown_text or the stream so far) and `blocks` are as sent; `shown` is what people see."""
 
     channel: Channel
     ts: str
@@ -94,7 +95,7 @@ class Message:
     stream: StreamState | None = None
     stream_started_at: float = 0.0
     reactions: set[str] = field(default_factory=set)
-    history: list[str] = field(default_factory=list)  # every text that was shown, oldest first
+    history: list[str] = field(default_factory=list)  # all texts that were shown, oldest first
 
     @property
     def is_reply(self) -> bool:
@@ -124,7 +125,7 @@ class Channel:
     messages: dict[str, Message] = field(default_factory=dict)  # by ts; without ephemeral and deleted ones
 
     def thread(self, ts: str) -> list[Message]:
-        """The root, if it stands, and its replies."""
+        """The root, if it exists, and its replies."""
         return [m for m in self.messages.values() if m.ts == ts or m.thread_ts == ts]
 
 
@@ -141,7 +142,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Broadcast:
-    """A message of the bot that alerted people: `what` is "<!channel>" and the like, or a mention such as "<@U00000001>"."""
+    """A message of the bot that notified people: `what` is "<!channel>" and the like, or a mention such as "<@U00000001>"."""
 
     message: Message
     what: str
@@ -165,7 +166,7 @@ class SlackState:
         self.ephemeral: list[Message] = []
         self.broadcasts: list[Broadcast] = []
         self.calls: list[Call] = []
-        self.statuses: dict[tuple[str, str], str] = {}  # (channel id, thread ts) -> what stands under the thread
+        self.statuses: dict[tuple[str, str], str] = {}  # (channel id, thread ts) -> status under the thread
         self.status_history: list[tuple[str, str, str]] = []
         self.sessions: dict[tuple[str, str], str] = {}  # (channel id, thread ts) -> agent session's status
         self.triggers: dict[str, tuple[User, float]] = {}  # id -> who clicked, when
@@ -187,7 +188,7 @@ class SlackState:
             self._condition.notify_all()
 
     async def wait_for(self, look: Callable[[], T], within_seconds: float | None) -> T:
-        """What `look` returns once it is true; it is asked after every change. Raises TimeoutError."""
+        """Call `look` after every change until its result is true, and return that. Raises TimeoutError."""
         async with asyncio.timeout(within_seconds), self._condition:
             return await self._condition.wait_for(look)
 
@@ -195,14 +196,14 @@ class SlackState:
         return f"{prefix}{next(self._numbers):08d}"
 
     def new_ts(self) -> str:
-        """The time of day, never twice the same."""
+        """The current time as a unique `ts`."""
         self._last_microseconds = max(time.time_ns() // 1000, self._last_microseconds + 1)
         return f"{self._last_microseconds // 10**6}.{self._last_microseconds % 10**6:06d}"
 
     # -- finding, as a bot sees it -----------------------------------------------------------------------------------------
 
     def channel_for(self, team: Team, id_: object, *, to_write: bool = False) -> Channel:
-        """A channel that the bot of `team` is in. A user's id stands for the direct messages with this person."""
+        """A channel that the bot of `team` is in. A user's id means the direct messages with this person."""
         channel = self.channels.get(str(id_)) or self._direct_channel(str(id_))
         if channel is None or channel.team is not team:
             raise SlackError("channel_not_found")
@@ -224,7 +225,7 @@ class SlackState:
         return found
 
     def own_message(self, channel: Channel, ts: object, error: str) -> Message:
-        """The bot's own message, with its stream ended if its time is over. Raises SlackError `error` for somebody else's."""
+        """The bot's own message; its stream is ended first if it has expired. Raises SlackError `error` for another author's."""
         self._expire_old_streams()
         message = channel.messages.get(str(ts))
         if message is None:
@@ -246,7 +247,7 @@ class SlackState:
         return message
 
     def show(self, message: Message) -> None:
-        """Note what people see now, and whom it alerts."""
+        """Record what people see now, and whom it notifies."""
         if not message.history or message.history[-1] != message.shown:
             message.history.append(message.shown)
         if not message.user.is_bot:
@@ -271,7 +272,7 @@ class SlackState:
         return trigger
 
     def use_trigger(self, trigger: object) -> User:
-        """https://docs.slack.dev/reference/methods/views.open: a trigger is good once, for three seconds."""
+        """https://docs.slack.dev/reference/methods/views.open: a trigger is valid once, within three seconds."""
         if str(trigger) not in self.triggers:
             raise SlackError("invalid_trigger_id")
         user, at = self.triggers[str(trigger)]

@@ -1,7 +1,7 @@
 """chat.startStream, appendStream, stopStream; the status of a thread and of an agent's session.
 
-A stream ends by itself `stream_seconds` after its start, whether text flows or not, and its message stands with what it had
-(python-slack-sdk issue 1859); chat.update can still change it.
+A stream ends by itself `stream_seconds` after its start, with or without appends, and its message keeps its text (python-slack-sdk
+issue 1859); chat.update can still change it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_LOADING_MESSAGES = 10
 
 
 def _markdown(call: MethodCall) -> str:
-    """The text of markdown_text or of chunks; not both may be given."""
+    """The text of markdown_text or of chunks. Both together are an error."""
     markdown, chunks = str(call.arguments.get("markdown_text") or ""), call.arguments.get("chunks")
     if markdown and chunks:
         raise SlackError("cannot_provide_both_markdown_text_and_chunks")

@@ -1,4 +1,4 @@
-"""The Web API's border: arguments by JSON, form or query; tokens and scopes; faults and rate limits; every call is recorded.
+"""Serves the Web API: arguments from JSON, form or query; tokens and scopes; faults and rate limits; every call is recorded.
 
 Errors are HTTP 200 with {"ok": false, "error": word}, as Slack's (https://docs.slack.dev/apis/web-api).
 """
@@ -20,7 +20,7 @@ from tests.loopbacks.slack.methods import METHODS, MethodCall, need
 from tests.loopbacks.slack.socket_mode import reset
 from tests.loopbacks.slack.state import Call, Channel, Json, SlackError, SlackState, Team
 
-_MODULES = (chat_methods, reading_methods, stream_methods)  # importing them has defined their methods
+_MODULES = (chat_methods, reading_methods, stream_methods)  # importing them registers their methods
 _JSON_ARGUMENTS = ("blocks", "chunks", "view", "attachments", "metadata", "loading_messages")
 _ERROR_PAGE = "<!DOCTYPE html><html><body>Something went wrong</body></html>"
 
@@ -105,7 +105,7 @@ class WebApi:
 
 
 async def _arguments(request: web.Request) -> Json:
-    """All of them in one, with what is JSON in a form or query taken apart."""
+    """All arguments together; JSON values of a form or query are parsed."""
     arguments: Json = dict(request.query)
     if request.content_type == "application/json":
         with contextlib.suppress(ValueError):  # an empty body
@@ -117,6 +117,6 @@ async def _arguments(request: web.Request) -> Json:
             with contextlib.suppress(ValueError):
                 arguments[name] = json.loads(arguments[name])
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    if scheme == "Basic":  # how the SDK sends an app's own id and secret
+    if scheme == "Basic":  # the SDK sends an app's client id and secret this way
         arguments["client_id"], _, arguments["client_secret"] = base64.b64decode(credentials).decode().partition(":")
     return arguments
