@@ -167,6 +167,22 @@ async def test_its_words_are_carried_out(whiteboard: Any) -> None:
     assert reset.startswith("I have forgotten this chat.")
 
 
+async def test_who_may_not_use_it_can_neither_ask_nor_press(whiteboard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}WHITEBOARD_DENY", "user:bob")
+    model, board = ScriptedModel(), whiteboard.WHITEBOARDS["office"]
+    ann = Person(board)
+    async with running(model):
+        top = ann.writes("@threadsight what is this?", picture=png())
+        await ann.waits(lambda: ann.sees(top) == ["Answer to: what is this?"])
+        board.write("hall", "bob", "@threadsight and its colour?", top)
+        [reply] = [note for note in board.notes.values() if note.author == "threadsight"]
+        board.press(reply.id, "bob", reply.buttons[-1])
+        ann.writes("And its size?", under=top)  # behind bob's in their conversation
+        await ann.waits(lambda: ann.sees(top)[1:] == ["Answer to: And its size?"])
+    assert board.whispers == [("bob", whiteboard.NOT_ALLOWED)]
+    assert len(model.requests) == 2
+
+
 async def test_its_surface_raises_what_a_surface_may_raise(whiteboard: Any) -> None:
     board = whiteboard.WHITEBOARDS["office"]
     page, surface = whiteboard.Page("Red."), whiteboard.WhiteboardSurface(board, "hall", "n0")
