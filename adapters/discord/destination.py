@@ -42,7 +42,7 @@ class Destination:
         return json.dumps(astuple(self), separators=(",", ":"))
 
     def __repr__(self) -> str:
-        return f"Place(guild={self.guild}, channel={self.channel})"  # without the token, which must not be logged
+        return f"Destination(guild={self.guild}, channel={self.channel})"  # without the token, which must not be logged
 
 
 def parse_destination(text: str) -> Destination:

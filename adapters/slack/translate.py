@@ -126,7 +126,7 @@ async def read_message(workspace: Workspace, channel: str, ts: str, thread_ts: s
 async def read_thread(
     workspace: Workspace, channel: str, thread_ts: str, *, oldest: str = "0", latest: str | None = None
 ) -> list[Event]:
-    """Read the thread's messages, always with the first one; empty if it may not be read. Times are Slack's `ts`. Raises TryLater."""
+    """Read the thread's messages, the first one included; empty if it may not be read. Times are Slack's `ts`. Raises TryLater."""
     try:
         async with translated_errors():
             response = await workspace.client.conversations_replies(
