@@ -67,6 +67,9 @@ class Backlog:
         self._left.setdefault(conversation, BoundedDict(_MAX_LEFT))[_id_of(post)] = post.sent_at
         return is_first
 
+    def is_left(self, conversation: Conversation, id_: MessageId) -> bool:
+        return conversation in self._left and id_ in self._left[conversation]
+
     def conversations_left(self) -> list[Conversation]:
         return list(self._left)
 

@@ -1,0 +1,197 @@
+"""Interleavings and faults against the mailboxes that nobody plans for: each once lost, doubled or mixed up something."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from adapters.base import Answer, AnswerText, Attachment, IncomingMessage
+from adapters.mailbox import Mailboxes
+from adapters.post import Post
+from adapters.surface import Control, TryLater
+from tests.adapters.memory_platform import ANN, MemorySurface, post
+from tests.adapters.test_mailbox import HERE, Away, empty, noting, slow
+from tests.chat_handler import TIMEOUT_SECONDS
+
+
+async def until(is_so: Any) -> None:
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while not is_so():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def away() -> AsyncIterator[Away]:
+    """Online, and never away until the test says so."""
+    made = Away()
+    await made.online()
+    yield made
+    await made.dispatcher.close(0)
+
+
+# --- a step ends in a way that is neither a result nor an error
+
+
+async def test_a_step_in_which_something_else_was_cancelled_takes_nothing_with_it() -> None:
+    mailboxes, told = Mailboxes(), list[str]()
+
+    async def await_something_cancelled() -> None:
+        other = asyncio.get_running_loop().create_future()
+        other.cancel()
+        await other
+
+    mailboxes.put(HERE, await_something_cancelled)
+    mailboxes.put(HERE, noting(told, "next"))
+    await empty(mailboxes)
+    assert told == ["next"]
+
+
+async def test_a_question_whose_acceptance_was_cancelled_does_not_hold_the_mark_for_ever(away: Away) -> None:
+    await away.mark()
+
+    async def cancelled(message: IncomingMessage) -> Answer:
+        raise asyncio.CancelledError
+
+    away.handler.handle = cancelled  # type: ignore[method-assign]
+    lost = away.write("1")
+    await away.settled()
+    assert away.dispatcher._backlog.oldest() == lost.sent_at
+    away.written.clear()  # it is not there any more when it is looked for
+    await away.online()
+    assert away.dispatcher._backlog.oldest() is None
+
+
+# --- edits that do not find their question
+
+
+async def test_an_edit_that_comes_before_its_message_is_not_lost(away: Away) -> None:
+    away.write("1")
+    await away.asked("1")
+    away.dispatcher.edited(post("2", "And its colour?", thread="t"))
+    away.dispatcher.posted(post("2", "And its size?", thread="t"))
+    await away.settled()
+    await until(lambda: [message.text for message in away.handler.messages][-1] == "And its colour?")
+
+
+async def test_an_edit_that_comes_while_its_message_is_read_back_is_not_lost(away: Away) -> None:
+    await away.mark()
+    away.write("1")
+    await away.asked("1")
+    away.dispatcher.offline()
+    away.written.append(post("2", "And its size?", thread="t"))
+    gate, has_read, read_missed = asyncio.Event(), asyncio.Event(), away.read_missed
+
+    async def slowly(since: datetime) -> list[Post]:
+        missed = await read_missed(since)
+        has_read.set()
+        await gate.wait()
+        return missed
+
+    away.read_missed = slowly  # type: ignore[method-assign]
+    coming = asyncio.create_task(away.online())
+    await has_read.wait()
+    away.dispatcher.edited(post("2", "And its colour?", thread="t"))
+    await away.settled()
+    gate.set()
+    await until(lambda: [message.text for message in away.handler.messages][-1] == "And its colour?")
+    coming.cancel()
+    await asyncio.gather(coming, return_exceptions=True)
+
+
+async def test_an_edit_of_a_message_that_is_left_does_not_overtake_those_before_it() -> None:
+    away, gate = Away(max_posts=1), asyncio.Event()
+    await away.online()
+    away.write("1", attachments=slow(gate))
+    away.write("2")
+    third = away.write("3")
+    changed = post("3", "And what is that?", thread="t", is_mention=True, sent_at=third.sent_at)
+    away.written[2] = changed
+    away.dispatcher.edited(changed)
+    gate.set()
+    await away.asked("1", "2", "3")
+    assert away.handler.messages[-1].text == "And what is that?"
+    await away.dispatcher.close()
+
+
+# --- which messages show an answer
+
+
+async def test_an_edit_whose_look_up_outlasts_the_showing_of_the_answer_shows_it_once(away: Away) -> None:
+    gate = asyncio.Event()
+    away.write("1")
+    answer = await away.handler.next_answer()
+    away.dispatcher.edited(post("1", "How large?", thread="t", is_mention=True, attachments=slow(gate)))
+    await answer.add(AnswerText("A circle."))
+    await away.handler.end(answer)
+    turn = await away.handler.wait_delivered(answer.turn_id)
+    await until(lambda: not away.dispatcher._screen.is_showing(turn.turn_id))
+    gate.set()
+    await away.handler.answer_next("Large.")
+    await away.platform.wait_for(lambda: "Large." in away.platform.texts("c/t"))
+    assert away.platform.texts("c/t") == ["Large."]
+
+
+async def test_an_answer_that_is_asked_for_anew_behind_an_edit_takes_the_place_of_all_its_messages(away: Away) -> None:
+    gate = asyncio.Event()
+    away.write("1")
+    first = await away.handler.answer_next("Short.")
+    turn = await away.handler.wait_delivered(first.turn_id)
+    away.dispatcher.edited(post("1", "How large?", thread="t", is_mention=True))
+    long = await away.handler.next_answer()
+    away.dispatcher.edited(post("1", "How large?", thread="t", is_mention=True, attachments=slow(gate)))
+    pressing = asyncio.create_task(away.dispatcher.press(Control.REGENERATE, turn.turn_id, ANN, is_moderator=False))
+    await asyncio.sleep(0)
+    text = "Word after word. " * 200
+    await long.add(AnswerText(text))
+    await away.handler.end(long)
+    await away.handler.wait_delivered(turn.turn_id)
+    await until(lambda: not away.dispatcher._screen.is_showing(turn.turn_id))
+    assert len(away.platform.texts("c/t")) > 1
+    gate.set()
+    again = await away.handler.answer_next("Large.")
+    assert await pressing is None
+    await until(lambda: not away.dispatcher._screen.is_showing(turn.turn_id))
+    assert again.turn_id == turn.turn_id
+    assert away.platform.texts("c/t") == ["Large."]
+
+
+async def test_a_deleted_question_takes_its_answer_with_it_although_the_platform_is_slow(
+    away: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    away.write("1")
+    await away.asked("1")
+    await away.handler.wait_delivered(1)
+    failures, delete = [TryLater(), TryLater(0.0)], MemorySurface.delete
+
+    async def fail_twice(surface: MemorySurface, reply_id: str) -> None:
+        if failures:
+            raise failures.pop()
+        await delete(surface, reply_id)
+
+    monkeypatch.setattr(MemorySurface, "delete", fail_twice)
+    away.dispatcher.deleted("w", "1")
+    await away.platform.wait_for(lambda: away.platform.texts("c/t") == [])
+
+
+# --- forgetting
+
+
+async def test_a_question_that_is_looked_up_while_its_author_is_forgotten_is_not_asked(away: Away) -> None:
+    gate, has_begun = asyncio.Event(), asyncio.Event()
+
+    async def attachments() -> Sequence[Attachment]:
+        has_begun.set()
+        await gate.wait()
+        return ()
+
+    away.write("1", attachments=attachments)
+    await asyncio.wait_for(has_begun.wait(), TIMEOUT_SECONDS)
+    await away.dispatcher.forget(ANN.id)
+    gate.set()
+    await away.settled()
+    assert not away.handler.messages
