@@ -11,9 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from adapters.backlog import Backlog
-from adapters.backoff import growing_waits
+from adapters.backoff import growing_waits, until_reached
 from adapters.base import ThreadHandler
 from adapters.mailbox import Conversation
 from adapters.post import Platform, Post
@@ -115,16 +116,21 @@ class Absence:
         self._read_missed: ReadMissed | None = None
         self._coming_online = asyncio.Lock()
         self._has_resumed = False
+        self._is_away = True
+        self._has_read_mark = False  # only then it is known what must not be passed
         self._forgotten_at: datetime | None = None
         self._answering_left: set[Conversation] = set()
 
     def begin(self) -> None:
         """What happens from now on may be missed."""
+        self._is_away = True
         self._mark.stop()
 
     def end(self) -> None:
         """From now on nothing is missed."""
-        self._mark.move_on()
+        self._is_away = False
+        if self._has_read_mark:
+            self._mark.move_on()
 
     async def do_not_look_back(self) -> None:
         """Something was forgotten on purpose: what was asked until now must not be taken for missed and asked once more."""
@@ -138,15 +144,19 @@ class Absence:
     async def make_up_for(self, read_missed: ReadMissed) -> None:
         """It has ended: see `Dispatcher.online`."""
         self._read_missed = read_missed
+        self._is_away = self._has_read_mark = False
         async with self._coming_online:
             since = await self._missed_since()
             with self._backlog.catching_up(since) as passed_over:
-                self._mark.move_on()
+                self._has_read_mark = True
+                if not self._is_away:  # as it may be again, when another return had to be waited for
+                    self._mark.move_on()
                 if not self._has_resumed:
-                    self._has_resumed = True
                     await self._resume()
+                    self._has_resumed = True
                 if since is not None:
-                    num_answered = await self._answer_missed(await read_missed(since))
+                    posts = await until_reached(partial(self._read, since), self._platform.name)
+                    num_answered = await self._answer_missed(posts)
                     if num_answered:
                         log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
             if self._forgotten_at is not None:
@@ -177,6 +187,11 @@ class Absence:
                 self._backlog.let_go(conversation, [(post.workspace, post.message_id) for post in found] or left)
         finally:
             self._answering_left.discard(conversation)
+
+    async def _read(self, since: datetime) -> Iterable[Post]:
+        """By the newest connection, which may be another one than when the reading began."""
+        assert self._read_missed is not None
+        return await self._read_missed(since)
 
     async def _missed_since(self) -> datetime | None:
         """From when on messages may have been missed; None when nothing was, because we were never here before."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from adapters.base import Answer, AnswerText, Attachment, IncomingMessage
+from adapters.dispatcher import Dispatcher
 from adapters.mailbox import Mailboxes
+from adapters.pace import Pace
 from adapters.post import Post
 from adapters.surface import Control, TryLater
 from tests.adapters.memory_platform import ANN, MemorySurface, post
@@ -195,3 +197,75 @@ async def test_a_question_that_is_looked_up_while_its_author_is_forgotten_is_not
     gate.set()
     await away.settled()
     assert not away.handler.messages
+
+
+# --- coming online, and the mark
+
+
+async def test_answers_of_an_earlier_run_are_shown_although_the_first_try_failed(away: Away) -> None:
+    away.write("1")
+    answer = await away.handler.next_answer()
+    await away.dispatcher.close(0)
+    again = Dispatcher(away.platform, away.handler, Pace(0.0, 1e6))
+    undelivered = away.handler.undelivered
+
+    async def fail(platform: str) -> Any:
+        raise OSError("the database is away")
+
+    away.handler.undelivered = fail  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="away"):
+        await again.online(away.read_missed)
+    away.handler.undelivered = undelivered  # type: ignore[method-assign]
+    await again.online(away.read_missed)
+    await answer.add(AnswerText("A circle."))
+    await away.handler.end(answer)
+    await away.platform.wait_for(lambda: away.platform.texts("c/t") == ["A circle."])
+    await again.close()
+
+
+async def test_the_mark_does_not_move_on_when_it_could_not_be_read(away: Away) -> None:
+    before = await away.mark()
+    away.dispatcher.offline()
+    read_note = away.handler.read_note
+
+    async def fail(platform: str, name: str) -> Any:
+        raise OSError("the database is away")
+
+    away.handler.read_note = fail  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="away"):
+        await away.online()
+    away.handler.read_note = read_note  # type: ignore[method-assign]
+    away.dispatcher.offline()
+    away.dispatcher.resumed()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert datetime.fromisoformat(away.handler.notes["memory", "seen_until"]) == before
+
+
+async def test_a_return_that_had_to_wait_does_not_move_the_mark_on_when_the_connection_is_lost_again(away: Away) -> None:
+    await away.mark()
+    away.dispatcher.offline()
+    gates, num_begun, read_missed = [asyncio.Event(), asyncio.Event()], 0, away.read_missed
+
+    async def slowly(since: datetime) -> list[Post]:
+        nonlocal num_begun
+        num_begun += 1
+        missed = await read_missed(since)
+        await gates[num_begun - 1].wait()
+        return missed
+
+    away.read_missed = slowly  # type: ignore[method-assign]
+    first = asyncio.create_task(away.online())
+    await until(lambda: num_begun == 1)
+    away.dispatcher.offline()
+    second = asyncio.create_task(away.online())
+    await asyncio.sleep(0)
+    away.dispatcher.offline()
+    for gate in gates:
+        gate.set()
+    await asyncio.gather(first, second)
+    lost_at = datetime.now(UTC)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert away.dispatcher._absence._mark._moving is None
+    assert datetime.fromisoformat(away.handler.notes["memory", "seen_until"]) < lost_at
