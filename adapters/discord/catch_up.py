@@ -29,7 +29,10 @@ Room = discord.TextChannel | discord.VoiceChannel | discord.StageChannel | disco
 
 
 async def read_missed(client: discord.Client, translator: Translator, handler: ThreadHandler, since: datetime) -> list[Post]:
-    """Messages since then in channels, active threads, and the threads and direct messages of known chats; in no order."""
+    """Messages since then in channels, active threads, and the threads and direct messages of known chats; in no order.
+
+    Raises TryLater when one of these cannot be read for now.
+    """
     after = discord.Object(discord.utils.time_snowflake(since))
     rooms: list[Room] = [room for guild in client.guilds for room in _rooms_of(guild)]
     rooms += await _archived_rooms(client, handler, since) + await _direct_rooms(client, handler)
@@ -41,7 +44,7 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
         try:
             async with translated_errors():
                 messages = [message async for message in room.history(limit=MAX_MESSAGES, after=after, oldest_first=False)]
-        except (DestinationGone, TryLater, CannotEdit):
+        except (DestinationGone, CannotEdit):
             continue
         posts += [
             translator.post(message)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime
+from functools import partial
 
+from adapters.backoff import until_reached
 from adapters.post import Post
 from adapters.slack.markup import has_mention
 from adapters.slack.translate import Event, Translator, is_automatic, read_channel, read_thread
@@ -56,16 +58,15 @@ async def _channels(workspace: Workspace) -> list[str]:
 
 async def _missed_in(workspace: Workspace, translator: Translator, channel: str, oldest: float) -> list[Post]:
     """Only the newest hundred messages of a channel are looked at, with the threads under them that went on."""
-    messages = await read_channel(workspace, channel)
-    going_on = [message for message in messages if float(message.get("latest_reply") or 0) > oldest]
-    threads = await asyncio.gather(
-        *(read_thread(workspace, channel, str(root["ts"]), oldest=f"{oldest:.6f}") for root in going_on[:MAX_THREADS])
-    )
+    messages = await until_reached(partial(read_channel, workspace, channel), "Slack")
+    going_on = [message for message in messages if float(message.get("latest_reply") or 0) >= oldest]
+    reads = [partial(read_thread, workspace, channel, str(root["ts"]), oldest=f"{oldest:.6f}") for root in going_on[:MAX_THREADS]]
+    threads = await asyncio.gather(*(until_reached(read, "Slack") for read in reads))
     events: dict[str, Event] = {
         str(event["ts"]): event for event in [*messages, *(reply for thread in threads for reply in thread)]
     }
     return [
         translator.post(workspace, channel, event, is_mention=has_mention(str(event.get("text")), workspace.bot_user_id))
         for ts, event in events.items()
-        if float(ts) > oldest and not is_automatic(event, workspace.bot_user_id)
+        if float(ts) >= oldest and not is_automatic(event, workspace.bot_user_id)
     ]

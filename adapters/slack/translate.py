@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -95,9 +96,11 @@ class Translator:
             return None
 
         async def look_back() -> Sequence[Attachment]:
-            found = await read_thread(workspace, channel, str(thread_ts), latest=ts) if is_in_thread else []
-            if not any(message.get("files") for message in found) and is_direct(channel, event):
-                found = await read_channel(workspace, channel, latest=ts)
+            found: list[Event] = []
+            with contextlib.suppress(TryLater):
+                found = await read_thread(workspace, channel, str(thread_ts), latest=ts) if is_in_thread else []
+                if not any(message.get("files") for message in found) and is_direct(channel, event):
+                    found = await read_channel(workspace, channel, latest=ts)
             for message in sorted(found, key=lambda message: float(message["ts"]), reverse=True):
                 if message["ts"] != ts and message.get("user") != workspace.bot_user_id:
                     attachments = await self.attachments(workspace, {"files": message.get("files")})
@@ -110,23 +113,26 @@ class Translator:
 
 async def read_message(workspace: Workspace, channel: str, ts: str, thread_ts: str | None) -> Event | None:
     """The message as Slack has it now; None when it is gone or cannot be read."""
-    if thread_ts and thread_ts != ts:
-        messages = await read_thread(workspace, channel, thread_ts, oldest=ts, latest=ts)
-    else:
-        messages = await read_channel(workspace, channel, latest=ts, limit=1)
+    try:
+        if thread_ts and thread_ts != ts:
+            messages = await read_thread(workspace, channel, thread_ts, oldest=ts, latest=ts)
+        else:
+            messages = await read_channel(workspace, channel, latest=ts, limit=1)
+    except TryLater:
+        return None
     return next((message for message in messages if message.get("ts") == ts), None)
 
 
 async def read_thread(
     workspace: Workspace, channel: str, thread_ts: str, *, oldest: str = "0", latest: str | None = None
 ) -> list[Event]:
-    """Messages of the thread, its first one always included; empty when it cannot be read."""
+    """Messages of the thread, its first one always included; empty when it cannot be read. Raises TryLater."""
     try:
         async with translated_errors():
             response = await workspace.client.conversations_replies(
                 channel=channel, ts=thread_ts, oldest=oldest, latest=latest, inclusive=True, limit=_NUM_LOOKED_BACK
             )
-    except (DestinationGone, TryLater, Refused):
+    except (DestinationGone, Refused):
         return []
     return list(response.get("messages") or ())
 
@@ -134,10 +140,10 @@ async def read_thread(
 async def read_channel(
     workspace: Workspace, channel: str, *, latest: str | None = None, limit: int = _NUM_LOOKED_BACK
 ) -> list[Event]:
-    """The newest messages up to `latest`, without those inside threads; empty when it cannot be read."""
+    """The newest messages up to `latest`, without those inside threads; empty when it cannot be read. Raises TryLater."""
     try:
         async with translated_errors():
             response = await workspace.client.conversations_history(channel=channel, latest=latest, inclusive=True, limit=limit)
-    except (DestinationGone, TryLater, Refused):
+    except (DestinationGone, Refused):
         return []
     return list(response.get("messages") or ())

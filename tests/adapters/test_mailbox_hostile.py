@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from adapters.pace import Pace
 from adapters.post import Post
 from adapters.surface import Control, TryLater
 from tests.adapters.memory_platform import ANN, MemorySurface, post
+from tests.adapters.slack_world import IMAGE, SlackWorld, running, slack_world, within
 from tests.adapters.test_mailbox import HERE, Away, empty, noting, slow
 from tests.chat_handler import TIMEOUT_SECONDS
+from tests.loopbacks.slack.payloads import mention_event, message_event
 
 
 async def until(is_so: Any) -> None:
@@ -269,3 +272,64 @@ async def test_a_return_that_had_to_wait_does_not_move_the_mark_on_when_the_conn
         await asyncio.sleep(0)
     assert away.dispatcher._absence._mark._moving is None
     assert datetime.fromisoformat(away.handler.notes["memory", "seen_until"]) < lost_at
+
+
+# --- Slack
+
+
+@pytest.fixture
+async def slack() -> AsyncIterator[SlackWorld]:
+    async with slack_world() as world:
+        yield world
+
+
+@pytest.mark.parametrize("fault", [None, "conversations.history", "conversations.replies"])
+async def test_what_is_left_on_slack_is_read_back_whole(monkeypatch: pytest.MonkeyPatch, fault: str | None) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(Dispatcher, "__init__", partialmethod(Dispatcher.__init__, max_posts=1))
+    async with slack_world() as world:
+        question, _, _ = await world.answered()
+        held = world.slack.faults.hold_next("files.info")
+        await world.slack.post(world.general, world.ann, "Number 0", [IMAGE], how="thin_files", thread_ts=question.ts)
+        await within(held.arrived.wait())
+        for number in range(1, 4):
+            await world.slack.post(world.general, world.ann, f"Number {number}", thread_ts=question.ts)
+        await world.slack.settle()
+        if fault is not None:
+            world.slack.faults.fail_next(fault, error="internal_error")
+        held.release()
+        for _ in range(4):
+            answer = await world.handler.answer_next("Yes.")
+            await world.handler.wait_delivered(answer.turn_id)
+        assert [message.text for message in world.handler.messages][1:] == [f"Number {number}" for number in range(4)]
+
+
+async def test_what_was_missed_on_slack_is_read_back_although_slack_was_busy(
+    slack: SlackWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    await slack.answered()
+    await slack.slack.settle()
+    await slack.stop()
+    await slack.ask("Missed?", how="held")
+    slack.slack.faults.fail_next("conversations.history", error="internal_error")
+    async with running(slack.slack, slack.handler):
+        answer = await slack.handler.answer_next("Late.")
+        await slack.handler.wait_delivered(answer.turn_id)
+    assert [message.text for message in slack.handler.messages][1:] == ["Missed?"]
+
+
+async def test_files_that_slack_tells_of_after_an_edit_do_not_undo_it(slack: SlackWorld) -> None:
+    question = await slack.ask(how="held")
+    without_files = mention_event(question, "none")
+    slack.slack.faults.fail_next("conversations.history", error="internal_error")  # and the look-up tells nothing
+    slack.slack.publish(slack.general, without_files)
+    await slack.handler.next_answer()
+    original = message_event(question)
+    await slack.slack.edit(question, f"{slack.slack.mention} How large is it?")
+    await until(lambda: slack.handler.messages[-1].text == "How large is it?")
+    slack.slack.publish(slack.general, original)
+    await slack.slack.settle()
+    await slack.slack.post(slack.general, slack.ann, "And its colour?", thread_ts=question.ts)
+    await until(lambda: slack.handler.messages[-1].text == "And its colour?")
+    assert [message.text for message in slack.handler.messages] == ["What is this?", "How large is it?", "And its colour?"]
