@@ -132,6 +132,11 @@ class Absence:
         if self._has_read_mark:
             self._mark.move_on()
 
+    def pass_over(self, post: Post) -> None:
+        """It is not for us as things are."""
+        if self._has_read_mark and not self._is_away:  # before that it may follow on something that was missed
+            self._backlog.pass_over(post)
+
     async def do_not_look_back(self) -> None:
         """Something was forgotten on purpose: what was asked until now must not be taken for missed and asked once more."""
         self._forgotten_at = datetime.now(UTC)
@@ -245,7 +250,11 @@ class Absence:
         await asyncio.gather(*(answer(conversation) for conversation in conversations))
 
     async def _is_missed(self, post: Post) -> bool:
-        return not post.is_command and isinstance(await self._router.route(post), Begins | Continues)
+        return (
+            not post.is_command
+            and not self._backlog.was_not_ours(post)
+            and isinstance(await self._router.route(post), Begins | Continues)
+        )
 
 
 def _oldest_first(posts: Iterable[Post]) -> list[Post]:

@@ -30,6 +30,7 @@ class Backlog:
         self._ours: BoundedSet[Conversation] = BoundedSet(_MAX_OURS)
         self._missed_since: datetime | None = None  # what is being caught up on, or could not be
         self._passed_over: deque[Post] | None = None
+        self._not_ours: BoundedSet[MessageId] = BoundedSet(_MAX_OURS)  # was passed over when nothing was missing
 
     def oldest(self) -> datetime | None:
         """When the oldest of all these was sent."""
@@ -120,8 +121,16 @@ class Backlog:
 
     def pass_over(self, post: Post) -> None:
         """It is not for us as things are."""
-        if self._passed_over is not None and (post.thread is not None or post.reply_to is not None):
+        if post.thread is None and post.reply_to is None:
+            return
+        if self._passed_over is not None:
             self._passed_over.append(post)
+        elif not len(self._failed):  # else its beginning may be among these
+            self._not_ours.add(_id_of(post))
+
+    def was_not_ours(self, post: Post) -> bool:
+        """Whether it was heard of in its time, and was for somebody else."""
+        return _id_of(post) in self._not_ours and not post.is_mention
 
 
 def _id_of(post: Post) -> MessageId:

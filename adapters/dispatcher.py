@@ -215,7 +215,7 @@ class Dispatcher:
                 case SeenBefore():
                     pass
                 case NotForUs():
-                    self._backlog.pass_over(incoming)
+                    self._absence.pass_over(incoming)
                 case Begins() | Continues() if post.is_command and (post.is_mention or post.is_direct or route != Begins()):
                     self._router.has_taken(post)
                     await self._platform.run_command(post)
@@ -264,7 +264,7 @@ class Dispatcher:
         if turn is None:
             if post.is_mention and not self._backlog.is_left(self._conversation_of(post), id_):
                 await self._take(post)  # the mention was added afterwards
-            elif post.is_direct or post.thread is not None or post.reply_to is not None:
+            elif not self._router.is_over(post) and (post.is_direct or post.thread is not None or post.reply_to is not None):
                 self._early_edits[id_] = post  # the message may come late, or be about to be read back
             return
         if turn.message_id != post.message_id:

@@ -80,14 +80,17 @@ class Router:
         forgotten_at = self._forgotten.get(post.author.id)
         return forgotten_at is not None and post.sent_at < forgotten_at
 
+    def is_over(self, post: Post) -> bool:
+        """Whether it was taken, deleted or forgotten by this run of the program."""
+        return _id_of(post) in self._taken or _id_of(post) in self._deleted or self.is_forgotten(post)
+
     async def route(self, post: Post) -> Route:
         if not self.may_use(post):
             return NotForUs()
-        id_ = _id_of(post)
-        if id_ in self._taken or id_ in self._deleted or self.is_forgotten(post):
+        if self.is_over(post):
             return SeenBefore()
         route = await self._conversation(post)
-        if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *id_) is not None:
+        if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *_id_of(post)) is not None:
             return SeenBefore()  # answered before a restart, or about to be, for it is stored
         return route
 

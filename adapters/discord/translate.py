@@ -203,11 +203,14 @@ class Translator:
         )
 
     async def _thread_or(self, channel: discord.PartialMessageable) -> discord.abc.MessageableChannel:
-        """A thread that was archived is not known to discord.py, and then neither is what it lies in."""
+        """A thread that was archived is not known to discord.py, and then neither is what it lies in.
+
+        Raises TryLater: as long as nobody knows whose thread it is, the message is not to be taken for somebody else's.
+        """
         try:
             async with translated_errors():
                 fetched = await self._client.fetch_channel(channel.id)
-        except (DestinationGone, TryLater, CannotEdit, discord.InvalidData):
+        except (DestinationGone, CannotEdit, discord.InvalidData):
             return channel
         if not isinstance(fetched, discord.Thread):
             return channel

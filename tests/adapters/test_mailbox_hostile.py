@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partialmethod
-from typing import Any
+from typing import Any, cast
 
+import discord
 import pytest
 
 from adapters.base import Answer, AnswerText, Attachment, IncomingMessage
+from adapters.discord.client import Listener, make_client
+from adapters.discord.translate import Translator
 from adapters.dispatcher import Dispatcher
 from adapters.mailbox import Mailboxes
 from adapters.pace import Pace
@@ -274,34 +277,106 @@ async def test_a_return_that_had_to_wait_does_not_move_the_mark_on_when_the_conn
     assert datetime.fromisoformat(away.handler.notes["memory", "seen_until"]) < lost_at
 
 
+async def test_what_was_said_to_others_before_we_were_asked_is_not_answered_after_a_return(away: Away) -> None:
+    away.write("1", is_mention=False)
+    away.write("2")
+    await away.asked("2")
+    await away.settled()
+    away.dispatcher.offline()
+    away.written.append(post("3", thread="t"))
+    coming = asyncio.create_task(away.online())
+    await away.asked("2", "3")
+    await asyncio.wait_for(coming, TIMEOUT_SECONDS)
+
+
+# --- Discord
+
+
+class Heard:
+    """What the listener tells the dispatcher, and whether it makes up for what was missed."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def resumed(self) -> None:
+        self.told.append("resumed")
+
+    def offline(self) -> None:
+        self.told.append("offline")
+
+    async def when_ready(self) -> None: ...
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        work.close()
+        self.told.append("online")
+
+
+async def test_what_one_connection_has_missed_is_not_passed_when_another_comes_back() -> None:
+    heard, client = Heard(), make_client(has_content=True, num_shards=2, ready_seconds=0.0)
+    listener = Listener(client, cast(Any, heard), cast(Any, None), heard.when_ready, heard.when_ready, heard.begin)
+    for shard in (0, 1):
+        await listener.on_shard_ready(shard)
+    await listener.on_ready()
+    for shard in (0, 1):
+        await listener.on_disconnect()
+        await listener.on_shard_disconnect(shard)
+    await listener.on_resumed()
+    await listener.on_shard_resumed(0)
+    assert heard.told == ["online", "offline", "offline"]
+    await listener.on_shard_ready(1)
+    assert heard.told[3:] == ["online"]
+    for come_back in (listener.on_shard_ready, listener.on_shard_resumed):  # and the other way round
+        await listener.on_shard_disconnect(0)
+        await listener.on_shard_disconnect(1)
+        await listener.on_shard_ready(0)
+        assert heard.told[4:] == []
+        await come_back(1)
+        assert heard.told.pop() == "online"
+    await listener.on_shard_disconnect(0)
+    await listener.on_resumed()
+    await listener.on_shard_resumed(0)
+    assert heard.told[4:] == ["resumed"]
+
+
+class RateLimitedClient:
+    async def fetch_channel(self, channel_id: int) -> object:
+        raise discord.RateLimited(60.0)
+
+
+async def test_a_thread_that_cannot_be_looked_up_for_now_is_not_taken_for_somebody_elses() -> None:
+    client, place = cast(Any, RateLimitedClient()), cast(Any, discord.Object(1))
+    with pytest.raises(TryLater):  # so that the message's step fails, and it is looked for again
+        await Translator(client, cast(Any, None), has_content=True)._thread_or(place)
+
+
 # --- Slack
 
 
 @pytest.fixture
 async def slack() -> AsyncIterator[SlackWorld]:
-    async with slack_world() as world:
-        yield world
+    async with slack_world() as made:
+        yield made
 
 
 @pytest.mark.parametrize("fault", [None, "conversations.history", "conversations.replies"])
 async def test_what_is_left_on_slack_is_read_back_whole(monkeypatch: pytest.MonkeyPatch, fault: str | None) -> None:
     monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
     monkeypatch.setattr(Dispatcher, "__init__", partialmethod(Dispatcher.__init__, max_posts=1))
-    async with slack_world() as world:
-        question, _, _ = await world.answered()
-        held = world.slack.faults.hold_next("files.info")
-        await world.slack.post(world.general, world.ann, "Number 0", [IMAGE], how="thin_files", thread_ts=question.ts)
+    async with slack_world() as slack:
+        question, _, _ = await slack.answered()
+        held = slack.slack.faults.hold_next("files.info")
+        await slack.slack.post(slack.general, slack.ann, "Number 0", [IMAGE], how="thin_files", thread_ts=question.ts)
         await within(held.arrived.wait())
         for number in range(1, 4):
-            await world.slack.post(world.general, world.ann, f"Number {number}", thread_ts=question.ts)
-        await world.slack.settle()
+            await slack.slack.post(slack.general, slack.ann, f"Number {number}", thread_ts=question.ts)
+        await slack.slack.settle()
         if fault is not None:
-            world.slack.faults.fail_next(fault, error="internal_error")
+            slack.slack.faults.fail_next(fault, error="internal_error")
         held.release()
         for _ in range(4):
-            answer = await world.handler.answer_next("Yes.")
-            await world.handler.wait_delivered(answer.turn_id)
-        assert [message.text for message in world.handler.messages][1:] == [f"Number {number}" for number in range(4)]
+            answer = await slack.handler.answer_next("Yes.")
+            await slack.handler.wait_delivered(answer.turn_id)
+        assert [message.text for message in slack.handler.messages][1:] == [f"Number {number}" for number in range(4)]
 
 
 async def test_what_was_missed_on_slack_is_read_back_although_slack_was_busy(
