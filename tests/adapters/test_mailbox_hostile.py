@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from functools import partialmethod
+from types import SimpleNamespace
 from typing import Any, cast
 
 import discord
@@ -292,50 +293,40 @@ async def test_what_was_said_to_others_before_we_were_asked_is_not_answered_afte
 # --- Discord
 
 
-class Heard:
-    """What the listener tells the dispatcher, and whether it makes up for what was missed."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def resumed(self) -> None:
-        self.told.append("resumed")
-
-    def offline(self) -> None:
-        self.told.append("offline")
-
-    async def when_ready(self) -> None: ...
-
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
-        work.close()
-        self.told.append("online")
-
-
 async def test_what_one_connection_has_missed_is_not_passed_when_another_comes_back() -> None:
-    heard, client = Heard(), make_client(has_content=True, num_shards=2, ready_seconds=0.0)
-    listener = Listener(client, cast(Any, heard), cast(Any, None), heard.when_ready, heard.when_ready, heard.begin)
+    told = list[str]()
+    dispatcher: Any = SimpleNamespace(resumed=lambda: told.append("resumed"), offline=lambda: told.append("offline"))
+    client = make_client(has_content=True, num_shards=2, ready_seconds=0.0)
+
+    async def make_up() -> None:
+        told.append("online")
+
+    listener = Listener(client, dispatcher, cast(Any, None), make_up, make_up, asyncio.create_task)
     for shard in (0, 1):
         await listener.on_shard_ready(shard)
     await listener.on_ready()
+    await asyncio.sleep(0)
     for shard in (0, 1):
         await listener.on_disconnect()
         await listener.on_shard_disconnect(shard)
     await listener.on_resumed()
     await listener.on_shard_resumed(0)
-    assert heard.told == ["online", "offline", "offline"]
+    assert told == ["online", "offline", "offline"]
     await listener.on_shard_ready(1)
-    assert heard.told[3:] == ["online"]
+    await asyncio.sleep(0)
+    assert told[3:] == ["online"]
     for come_back in (listener.on_shard_ready, listener.on_shard_resumed):  # and the other way round
         await listener.on_shard_disconnect(0)
         await listener.on_shard_disconnect(1)
         await listener.on_shard_ready(0)
-        assert heard.told[4:] == []
+        assert told[4:] == []
         await come_back(1)
-        assert heard.told.pop() == "online"
+        await asyncio.sleep(0)
+        assert told.pop() == "online"
     await listener.on_shard_disconnect(0)
     await listener.on_resumed()
     await listener.on_shard_resumed(0)
-    assert heard.told[4:] == ["resumed"]
+    assert told[4:] == ["resumed"]
 
 
 class RateLimitedClient:
@@ -396,9 +387,8 @@ async def test_what_was_missed_on_slack_is_read_back_although_slack_was_busy(
 
 async def test_files_that_slack_tells_of_after_an_edit_do_not_undo_it(slack: SlackWorld) -> None:
     question = await slack.ask(how="held")
-    without_files = mention_event(question, "none")
     slack.slack.faults.fail_next("conversations.history", error="internal_error")  # and the look-up tells nothing
-    slack.slack.publish(slack.general, without_files)
+    slack.slack.publish(slack.general, mention_event(question, "none"))
     await slack.handler.next_answer()
     original = message_event(question)
     await slack.slack.edit(question, f"{slack.slack.mention} How large is it?")
