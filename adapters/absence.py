@@ -11,9 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from adapters.backlog import Backlog
-from adapters.backoff import growing_waits
+from adapters.backoff import growing_waits, until_reached
 from adapters.base import ThreadHandler
 from adapters.mailbox import Conversation
 from adapters.post import Platform, Post
@@ -126,16 +127,26 @@ class Absence:
         self._read_missed: ReadMissed | None = None
         self._coming_online = asyncio.Lock()
         self._has_resumed = False
+        self._is_away = True
+        self._has_read_mark = False  # only then it is known what must not be passed
         self._forgotten_at: datetime | None = None
         self._answering_left: set[Conversation] = set()
 
     def begin(self) -> None:
         """From now on messages may be missed."""
+        self._is_away = True
         self._mark.stop()
 
     def end(self) -> None:
         """From now on no message is missed."""
-        self._mark.move_on()
+        self._is_away = False
+        if self._has_read_mark:
+            self._mark.move_on()
+
+    def pass_over(self, post: Post) -> None:
+        """The post is not for us at this time."""
+        if self._has_read_mark and not self._is_away:  # before that it may follow on something that was missed
+            self._backlog.pass_over(post)
 
     async def do_not_look_back(self) -> None:
         """Something was deleted on request: earlier questions must not be found as missed and asked again."""
@@ -149,15 +160,18 @@ class Absence:
     async def make_up_for(self, read_missed: ReadMissed) -> None:
         """Catch up after the absence; see `Dispatcher.online`."""
         self._read_missed = read_missed
+        self._is_away = self._has_read_mark = False
         async with self._coming_online:
             since = await self._missed_since()
             with self._backlog.catching_up(since) as passed_over:
-                self._mark.move_on()
+                self._has_read_mark = True
+                if not self._is_away:  # as it may be again, when another return had to be waited for
+                    self._mark.move_on()
                 if not self._has_resumed:
-                    self._has_resumed = True
                     await self._resume()
+                    self._has_resumed = True
                 if since is not None:
-                    await self._look_back(read_missed, since)
+                    await self._look_back(since)
             if self._forgotten_at is not None:
                 await self._note_forgotten(self._forgotten_at)  # which was not possible while catching up
         for post in passed_over:  # they may continue a chat that was only answered now
@@ -174,24 +188,26 @@ class Absence:
         try:
             while left := self._backlog.left_in(conversation):
                 try:
-                    posts = _oldest_first((await self._read_missed(min(left.values()))).posts)
+                    missed = await self._read(min(left.values()))
                 except Exception as error:
                     log.warning("What was left on %s could not be read back (%s).", self._platform.name, type(error).__name__)
-                    await asyncio.sleep(next(waits))
-                    continue
-                found = [post for post in posts if (post.workspace, post.message_id) in left]
+                    missed = Missed(is_complete=False)
+                found = [post for post in _oldest_first(missed.posts) if (post.workspace, post.message_id) in left]
                 await self._answer_all(found)
-                if not found:
+                self._backlog.let_go(conversation, [(post.workspace, post.message_id) for post in found])
+                if not missed.is_complete:
+                    await asyncio.sleep(next(waits))
+                elif not found:
                     log.warning("%d messages on %s that were left are gone.", len(left), self._platform.name)
-                self._backlog.let_go(conversation, [(post.workspace, post.message_id) for post in found] or left)
+                    self._backlog.let_go(conversation, left)
         finally:
             self._answering_left.discard(conversation)
 
-    async def _look_back(self, read_missed: ReadMissed, since: datetime) -> None:
+    async def _look_back(self, since: datetime) -> None:
         """Answer what was missed since then. Retries what cannot be read just now, and raises TryLater in the end."""
         waits = growing_waits()
         for _ in range(_MAX_LOOKS):
-            missed = await read_missed(since)
+            missed = await until_reached(partial(self._read, since), self._platform.name)
             num_answered = await self._answer_missed(missed.posts)
             if num_answered:
                 log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
@@ -200,6 +216,11 @@ class Absence:
             log.warning("Not all that was missed on %s could be read back; I try again.", self._platform.name)
             await asyncio.sleep(next(waits))
         raise TryLater
+
+    async def _read(self, since: datetime) -> Missed:
+        """Read through the newest connection, which may be another one than when the reading began."""
+        assert self._read_missed is not None
+        return await self._read_missed(since)
 
     async def _missed_since(self) -> datetime | None:
         """Since when messages may have been missed; None if we were never connected before."""
@@ -255,7 +276,11 @@ class Absence:
         await asyncio.gather(*(answer(conversation) for conversation in conversations))
 
     async def _is_missed(self, post: Post) -> bool:
-        return not post.is_command and isinstance(await self._router.route(post), Begins | Continues)
+        return (
+            not post.is_command
+            and not self._backlog.was_not_ours(post)
+            and isinstance(await self._router.route(post), Begins | Continues)
+        )
 
 
 def _oldest_first(posts: Iterable[Post]) -> list[Post]:

@@ -30,6 +30,7 @@ class Backlog:
         self._ours: BoundedSet[Conversation] = BoundedSet(_MAX_OURS)
         self._missed_since: datetime | None = None  # set while catching up, and when that failed
         self._passed_over: deque[Post] | None = None
+        self._not_ours: BoundedSet[MessageId] = BoundedSet(_MAX_OURS)  # was passed over when nothing was missing
 
     def oldest(self) -> datetime | None:
         """When the oldest of all these messages was sent; None if there is none."""
@@ -66,6 +67,9 @@ class Backlog:
         is_first = conversation not in self._left
         self._left.setdefault(conversation, BoundedDict(_MAX_LEFT))[_id_of(post)] = post.sent_at
         return is_first
+
+    def is_left(self, conversation: Conversation, id_: MessageId) -> bool:
+        return conversation in self._left and id_ in self._left[conversation]
 
     def conversations_left(self) -> list[Conversation]:
         return list(self._left)
@@ -117,8 +121,16 @@ class Backlog:
 
     def pass_over(self, post: Post) -> None:
         """The post is not for us at this time."""
-        if self._passed_over is not None and (post.thread is not None or post.reply_to is not None):
+        if post.thread is None and post.reply_to is None:
+            return
+        if self._passed_over is not None:
             self._passed_over.append(post)
+        elif not len(self._failed):  # else its beginning may be among these
+            self._not_ours.add(_id_of(post))
+
+    def was_not_ours(self, post: Post) -> bool:
+        """Whether it was heard of in its time, and was for somebody else."""
+        return _id_of(post) in self._not_ours and not post.is_mention
 
 
 def _id_of(post: Post) -> MessageId:

@@ -20,6 +20,7 @@ from typing import assert_never
 from adapters.absence import Absence, CatchUp, ReadMissed
 from adapters.access import Access
 from adapters.backlog import Backlog
+from adapters.backoff import until_reached
 from adapters.base import Answer, Attachment, Author, IncomingMessage, PlatformTurn, ThreadHandler, ThreadKey
 from adapters.bounded import BoundedDict
 from adapters.mailbox import MAX_POSTS, Conversation, Mailboxes
@@ -34,6 +35,7 @@ from adapters.tasks import Tasks
 log = logging.getLogger(__name__)
 
 _MAX_REMEMBERED = 10_000
+_MAX_EARLY_EDITS = 1_000
 
 NOT_ALLOWED = "I am not set up to answer here."
 ONLY_ASKER = "Only the person who asked, or a moderator, can do this."
@@ -62,6 +64,7 @@ class Dispatcher:
         self._mailboxes = Mailboxes(max_posts=max_posts, on_idle=self._on_idle)
         self._conversations: BoundedDict[MessageId, Conversation] = BoundedDict(_MAX_REMEMBERED)  # by message
         self._newest_edits: dict[MessageId, Post] = {}  # for messages whose edit waits in a mailbox
+        self._early_edits: BoundedDict[MessageId, Post] = BoundedDict(_MAX_EARLY_EDITS)  # for messages that may still come
         self._screen = Screen(platform.name, handler, pace)
         self._absence = Absence(
             platform, handler, self._router, self._backlog, self._screen, self.posted, self._take_missed, catch_up or CatchUp()
@@ -212,16 +215,19 @@ class Dispatcher:
                 case SeenBefore():
                     pass
                 case NotForUs():
-                    self._backlog.pass_over(incoming)
+                    self._absence.pass_over(incoming)
                 case Begins() | Continues() if post.is_command and (post.is_mention or post.is_direct or route != Begins()):
                     self._router.has_taken(post)
                     await self._platform.run_command(post)
                 case Begins() | Continues():
                     await self._ask(post, route)
                     self._router.has_taken(post)
+                    early_edit = self._early_edits.pop((post.workspace, post.message_id))
+                    if early_edit is not None:
+                        self.edited(early_edit)
                 case _ as never:
                     assert_never(never)
-        except Exception:
+        except BaseException:
             self._backlog.fail(incoming)
             raise
         self._backlog.close(incoming)
@@ -243,17 +249,23 @@ class Dispatcher:
         self._backlog.note_ours(self._conversation_of(post))
         message = _message(post, key, destination)
         async with typing(surface):
-            answer = await self._handler.handle(replace(message, attachments=tuple(await post.attachments())))
+            attachments = tuple(await post.attachments())
+            if self._router.is_forgotten(post):
+                return  # while they were looked up
+            answer = await self._handler.handle(replace(message, attachments=attachments))
         self._screen.show(answer, surface)
 
     async def _take_edit(self, id_: MessageId) -> None:
         post = self._newest_edits.pop(id_)
+        self._early_edits.pop(id_)
         if not self._router.may_use(post):
             return
         turn = await self._handler.find_message(self._platform.name, *id_)
         if turn is None:
-            if post.is_mention:
+            if post.is_mention and not self._backlog.is_left(self._conversation_of(post), id_):
                 await self._take(post)  # the edit added the mention
+            elif not self._router.is_over(post) and (post.is_direct or post.thread is not None or post.reply_to is not None):
+                self._early_edits[id_] = post  # the message may come late, or be about to be read back
             return
         if turn.message_id != post.message_id:
             return  # one of our own messages
@@ -271,11 +283,11 @@ class Dispatcher:
 
     async def _take_away(self, turn: PlatformTurn) -> None:
         """Delete the messages that show a turn's answer."""
-        with contextlib.suppress(DestinationGone, TryLater):
+        with contextlib.suppress(DestinationGone):
             shown = await self._screen.wait_shown(turn.turn_id)  # its answer was stopped, and its end may still be written
             surface = self._platform.surface(turn.destination)
             for reply_id in turn.reply_ids if shown is None else shown:
-                await surface.delete(reply_id)
+                await until_reached(partial(surface.delete, reply_id), self._platform.name)
 
     async def _take_room_gone(self, workspace: str, room: str) -> None:
         num_deleted = await self._handler.delete_room(self._platform.name, workspace, room)

@@ -102,6 +102,10 @@ class Mailboxes:
             while mailbox.steps and not self._is_closed:
                 try:
                     await mailbox.steps[0]()
+                except asyncio.CancelledError:
+                    if mailbox.worker is None or mailbox.worker.cancelling():
+                        raise
+                    log.warning("Something that happened in a conversation was cut off.")  # what it waited for was cancelled
                 except Exception:
                     log.exception("Something that happened in a conversation could not be dealt with.")
                 mailbox.steps.popleft()

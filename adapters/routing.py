@@ -75,16 +75,22 @@ class Router:
         channels = {post.channel, post.room, *post.container_ids}
         return not post.is_automatic and self.is_allowed(post.author, post.workspace, channels, is_direct=post.is_direct)
 
+    def is_forgotten(self, post: Post) -> bool:
+        """Whether its author wanted to be forgotten after writing it."""
+        forgotten_at = self._forgotten.get(post.author.id)
+        return forgotten_at is not None and post.sent_at < forgotten_at
+
+    def is_over(self, post: Post) -> bool:
+        """Whether it was taken, deleted or forgotten by this run of the program."""
+        return _id_of(post) in self._taken or _id_of(post) in self._deleted or self.is_forgotten(post)
+
     async def route(self, post: Post) -> Route:
         if not self.may_use(post):
             return NotForUs()
-        id_ = _id_of(post)
-        forgotten_at = self._forgotten.get(post.author.id)
-        is_forgotten = forgotten_at is not None and post.sent_at < forgotten_at
-        if id_ in self._taken or id_ in self._deleted or is_forgotten:
+        if self.is_over(post):
             return SeenBefore()
         route = await self._conversation(post)
-        if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *id_) is not None:
+        if not isinstance(route, NotForUs) and await self._handler.find_message(self._platform, *_id_of(post)) is not None:
             return SeenBefore()  # stored, so it was answered before a restart or will be
         return route
 

@@ -39,6 +39,9 @@ class Screen:
                 await asyncio.wait({task})
                 ids[:] = shown
             try:
+                if earlier is None and turn_id is not None:
+                    turn = await self._handler.find_turn(turn_id)
+                    ids[:] = ids if turn is None else turn.reply_ids  # more than the caller knew of may have been shown since
                 await show(answer, surface, self._pace, self._handler, reply_ids=ids)
             except Exception:
                 log.exception("An answer on %s could not be shown.", self._platform)

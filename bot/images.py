@@ -81,20 +81,20 @@ class ImageReader:
 
     async def _read_one(self, candidate: Attachment) -> Image:
         """Read one picture. Turns every error into ImageError."""
-        async with self._slots:
-            try:
-                check_size(candidate.size, self._max_bytes)
-                async with asyncio.timeout(_FETCH_TIMEOUT_SECONDS):
-                    data = await candidate.fetch(self._max_bytes)
-            except ImageError:
-                raise
-            except AttachmentError as error:
-                raise ImageError(candidate.name, f"{error}".rstrip(".") + ".") from None
-            except TimeoutError:
-                raise ImageError(candidate.name, "it took too long to download.") from None
-            except Exception as error:  # without its text, which may contain a signed link
-                log.error("A picture could not be fetched: %s", type(error).__name__)
-                raise ImageError(candidate.name, "it could not be downloaded.") from None
+        try:
+            check_size(candidate.size, self._max_bytes)
+            async with asyncio.timeout(_FETCH_TIMEOUT_SECONDS):
+                data = await candidate.fetch(self._max_bytes)
+        except ImageError:
+            raise
+        except AttachmentError as error:
+            raise ImageError(candidate.name, f"{error}".rstrip(".") + ".") from None
+        except TimeoutError:
+            raise ImageError(candidate.name, "it took too long to download.") from None
+        except Exception as error:  # without its text, which may contain a signed link
+            log.error("A picture could not be fetched: %s", type(error).__name__)
+            raise ImageError(candidate.name, "it could not be downloaded.") from None
+        async with self._slots:  # not around the download: a slow host would hold up other people's pictures
             return await asyncio.to_thread(read_image, data, candidate.name, max_bytes=self._max_bytes)
 
     def _fetcher(self, link: str) -> Callable[[int], Awaitable[bytes]]:

@@ -78,11 +78,15 @@ class Listener:
         self._when_ready = when_ready
         self._begin = begin
         self._was_ready = False
+        self._away: set[int] = set()  # connections that are lost for now; what is missed on one is not to be passed by another
+        self._has_missed = False
         for listener in (
             self.setup_hook,
             self.on_error,
             self.on_ready,
             self.on_shard_ready,
+            self.on_shard_resumed,
+            self.on_shard_disconnect,
             self.on_resumed,
             self.on_disconnect,
             self.on_interaction,
@@ -108,11 +112,29 @@ class Listener:
         self._begin(self._when_ready())
 
     async def on_shard_ready(self, shard_id: int) -> None:
-        if self._was_ready:  # one of several connections started again; discord.py does not call on_ready for that
+        self._has_missed = self._was_ready  # one of several began anew; discord.py does not call all of them ready again
+        self._is_back(shard_id)
+
+    async def on_shard_resumed(self, shard_id: int) -> None:
+        self._is_back(shard_id)
+
+    async def on_shard_disconnect(self, shard_id: int) -> None:
+        self._away.add(shard_id)
+
+    def _is_back(self, shard_id: int) -> None:
+        """When it is the last of several connections, it is made up for what was missed on any of them."""
+        self._away.discard(shard_id)
+        if self._away or not self._was_ready:
+            return
+        if self._has_missed:
+            self._has_missed = False
             self._begin(self._when_ready())
+        else:
+            self._dispatcher.resumed()
 
     async def on_resumed(self) -> None:
-        self._dispatcher.resumed()
+        if not isinstance(self._client, ThreadsightShards):
+            self._dispatcher.resumed()
 
     async def on_disconnect(self) -> None:
         self._dispatcher.offline()

@@ -205,11 +205,14 @@ class Translator:
         )
 
     async def _thread_or(self, channel: discord.PartialMessageable) -> discord.abc.MessageableChannel:
-        """The thread's channel object. discord.py does not know archived threads, nor their parents."""
+        """The thread's channel object. discord.py does not know archived threads, nor their parents.
+
+        Raises TryLater: until it is known which thread it is, the message must not count as somebody else's.
+        """
         try:
             async with translated_errors():
                 fetched = await self._client.fetch_channel(channel.id)
-        except (DestinationGone, TryLater, CannotEdit, discord.InvalidData):
+        except (DestinationGone, CannotEdit, discord.InvalidData):
             return channel
         if not isinstance(fetched, discord.Thread):
             return channel

@@ -61,7 +61,7 @@ async def _channels(workspace: Workspace) -> list[str]:
 async def _missed_in(workspace: Workspace, translator: Translator, channel: str, oldest: float) -> list[Post]:
     """Reads only the newest hundred messages of a channel, and those of their threads that have new replies."""
     messages = await read_channel(workspace, channel)
-    going_on = [message for message in messages if float(message.get("latest_reply") or 0) > oldest]
+    going_on = [message for message in messages if float(message.get("latest_reply") or 0) >= oldest]
     threads = await asyncio.gather(
         *(read_thread(workspace, channel, str(root["ts"]), oldest=f"{oldest:.6f}") for root in going_on[:MAX_THREADS])
     )
@@ -71,5 +71,5 @@ async def _missed_in(workspace: Workspace, translator: Translator, channel: str,
     return [
         translator.post(workspace, channel, event, is_mention=has_mention(str(event.get("text")), workspace.bot_user_id))
         for ts, event in events.items()
-        if float(ts) > oldest and not is_automatic(event, workspace.bot_user_id)
+        if float(ts) >= oldest and not is_automatic(event, workspace.bot_user_id)
     ]

@@ -71,6 +71,7 @@ class Events:
         files."""
         if event.get("channel_type") is None:
             event = {name: value for name, value in event.items() if name != "channel_type"}
+        self._merger.edited((workspace.id, channel, str(event["ts"])), event)
         post = self._translator.post(workspace, channel, event, is_mention=_is_mention(workspace, event))
 
         async def attachments() -> tuple[Attachment, ...]:

@@ -51,7 +51,8 @@ class Record:
             known = files.get(str(file.get("id")))
             if known is None or (is_thin(known) and not is_thin(file)):
                 files[str(file.get("id"))] = file
-        self.event = {**self.event, **event, "files": list(files.values())}
+        newer = {**event, **self.event} if self.event.get("edited") and not event.get("edited") else {**self.event, **event}
+        self.event = {**newer, "files": list(files.values())}
         self.is_mention = was_mention or is_mention
         self.kinds.add(str(event.get("type")))
         return len(files) > num_before or self.is_mention > was_mention
@@ -90,6 +91,12 @@ class Merger:
         if is_first:
             return record, News.POST
         return record, News.MORE if has_more and record.is_taken else News.NOTHING
+
+    def edited(self, id_: PostId, event: Event) -> None:
+        """The post says something else now, which what comes late about it must not undo."""
+        record = self._records.get(id_)
+        if record is not None:
+            record.event = {**record.event, "text": event.get("text"), "edited": event.get("edited") or {"ts": None}}
 
     async def complete(self, record: Record) -> None:
         """Wait for the post's other event, or look the message up. Later additions are `News.MORE`."""

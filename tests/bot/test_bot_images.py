@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.base import Attachment
 from bot.images import MAX_CANDIDATES, ImageReader, join_names, links_in, without_links
 from tests.bot.doubles import attachment, image, png
 
@@ -61,3 +64,19 @@ async def test_a_heap_of_files_is_looked_at_in_part_only_and_that_is_told() -> N
 def test_names_are_joined_as_people_do() -> None:
     assert join_names(["a"]) == "a"
     assert join_names(["a", "b", "c"]) == "a, b and c"
+
+
+async def test_slow_hosts_hold_up_nobody_elses_pictures() -> None:
+    gate = asyncio.Event()
+
+    async def fetch_slowly(max_bytes: int) -> bytes:
+        await gate.wait()
+        return png("red")
+
+    reader = ImageReader(20_000_000)
+    slow = [asyncio.create_task(reader.read([Attachment("slow.png", fetch_slowly)], 1)) for _ in range(5)]
+    async with asyncio.timeout(10):
+        quick = await reader.read([attachment(png("blue"))], 1)
+        assert len(quick.used) == 1
+        gate.set()
+        assert [len(read.used) for read in await asyncio.gather(*slow)] == [1] * 5
