@@ -98,7 +98,7 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     ],
 )
 def test_how_deep_a_greyscale_is_shows_in_its_brightest_point(dtype: type, brightest: float, value: float) -> None:
-    values = np.full((16, 16), value, dtype=dtype)
+    values: np.ndarray[tuple[int, int], np.dtype[np.generic]] = np.full((16, 16), value, dtype=dtype)
     values[0, 0] = brightest
     expected = 1 if (dtype, brightest) == (np.int32, 1) else 128
     assert abs(pixel(encoded(PilImage.fromarray(values), "TIFF"))[0] - expected) <= 1
