@@ -1,6 +1,6 @@
 """One trial: in a process of its own, the tests of a module run with one fault in it.
 
-Only the text that Python compiles is another one. Nothing is written to disk, so a trial that is killed leaves nothing behind.
+Only the text that Python compiles is another one: nothing is written over the sources, whatever becomes of a trial.
 """
 
 from __future__ import annotations
