@@ -143,6 +143,12 @@ def test_an_open_block_is_healed() -> None:
     assert heal("Look:\n```py\nx = 1") == "Look:\n```py\nx = 1\n```"
     assert heal("~~~~\n```\n") == "~~~~\n```\n~~~~"
     assert heal("`a` and ```b```") == "`a` and ```b```"
+    assert heal("```\n``` X\n") == "```\n``` X\n```"  # only spaces may stand behind a closing marker
+    assert heal("```\n``` \t\n") == "```\n``` \t\n"
+
+
+def test_line_ends_are_unified() -> None:
+    assert split_pages("a\rb\r\nc\n", MIN_PAGE_CHARS) == ["a\nb\nc\n"]
 
 
 def test_too_small_a_limit_is_a_mistake() -> None:

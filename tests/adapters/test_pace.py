@@ -131,3 +131,15 @@ async def test_idle_channels_are_forgotten() -> None:
         time.now += 1
         await pace.turn(str(number))
     assert len(pace._channels) <= 1_000
+
+
+async def test_a_channel_that_is_held_is_not_forgotten() -> None:
+    time = VirtualTime()
+    pace = Pace(0.1, 1e9, clock=time.clock, sleep=time.sleep)
+    pace.hold("held", 10_000)
+    for number in range(2_000):
+        time.now += 1
+        await pace.turn(str(number))
+    assert len(pace._channels) <= 1_001
+    await time.run(pace.turn("held"))
+    assert time.now >= 10_000

@@ -211,7 +211,7 @@ async def test_what_a_model_that_shuts_down_did_not_finish_is_kept_for_the_resta
 async def test_a_question_that_ends_the_program_every_time_is_given_up(
     new_chats: Callable[..., Chats], sqlite_store: Store
 ) -> None:
-    await sqlite_store.add_turn(thread(), "m", "Poison?", images=[image()], is_start=True)
+    await sqlite_store.add_turn(thread(), "m", "Poison?", images=[image()], is_start=True, notices=["About a picture."])
     num_asked = 0
     for _ in range(MAX_ATTEMPTS + 2):
         model = ScriptedModel()
@@ -228,6 +228,7 @@ async def test_a_question_that_ends_the_program_every_time_is_given_up(
     [turn] = await sqlite_store.read_turns(thread())
     assert turn.status is AnswerStatus.FAILED
     assert "interrupted" in str(turn.error)
+    assert turn.notices == ("About a picture.",)
 
 
 async def test_closing_lets_running_answers_finish_and_takes_no_new_ones(chats: Chats, model: ScriptedModel) -> None:

@@ -85,6 +85,17 @@ async def test_a_chat_is_called_after_its_first_question(store: Store) -> None:
     assert (chat.key, chat.title) == (thread(), "What is this?")
 
 
+async def test_a_chat_whose_first_question_goes_is_called_after_the_next(store: Store) -> None:
+    first = await store.add_turn(thread(), "m1", "What is this?")
+    await store.add_turn(thread(), "m2", "And that?")
+    await store.add_turn(thread("two"), "m3", "Who?")
+    await store.drop_turn(first.turn_id)
+    assert {chat.key: chat.title for chat in await store.list_chats("test", "workspace")} == {
+        thread(): "And that?",
+        thread("two"): "Who?",
+    }
+
+
 async def test_what_follows_a_picture_that_goes_starts_anew_in_its_own_chat_only(store: Store) -> None:
     await store.add_turn(thread(), "m1", "?", images=[image("red")], is_start=True)
     gone = await store.add_turn(thread(), "m2", "?", images=[image("blue")], is_start=True)

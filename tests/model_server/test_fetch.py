@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ipaddress
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -60,6 +62,16 @@ async def server() -> AsyncIterator[tuple[str, list[str]]]:
         match request.path:
             case "/picture":
                 return web.Response(body=b"bytes")
+            case "/headers":
+                return web.json_response(dict(request.headers))
+            case "/cookie":
+                raise web.HTTPFound("headers", headers={"Set-Cookie": "who=me"})
+            case "/compressed":
+                return web.Response(body=gzip.compress(b"bytes"), headers={"Content-Encoding": "gzip"})
+            case "/located":
+                return web.Response(body=b"bytes", headers={"Location": "missing"})
+            case "/nowhere":
+                return web.Response(status=302)
             case "/missing":
                 raise web.HTTPNotFound
             case "/loop":
@@ -163,6 +175,28 @@ async def test_redirects_are_followed_and_checked(server: tuple[str, list[str]])
         assert "only http" in await refusal(f"{base}/inside?to={other}", is_allowed=anywhere)
     assert "too often" in await refusal(f"{base}/loop", is_allowed=anywhere)
     assert asked.count("/loop") == 6
+
+
+async def test_only_a_redirect_leads_elsewhere(server: tuple[str, list[str]]) -> None:
+    base, _ = server
+    assert await fetch_image_url(f"{base}/located", is_allowed=anywhere) == b"bytes"
+    assert "status 302" in await refusal(f"{base}/nowhere", is_allowed=anywhere)
+
+
+async def test_what_is_said_about_us(server: tuple[str, list[str]]) -> None:
+    base, _ = server
+    headers = json.loads(await fetch_image_url(f"{base}/cookie", is_allowed=anywhere))
+    assert headers == {
+        "Host": base.removeprefix("http://"),
+        "User-Agent": "Threadsight",
+        "Accept": "image/*",
+        "Accept-Encoding": "identity",
+    }
+
+
+async def test_a_compressed_answer_is_not_blown_up(server: tuple[str, list[str]]) -> None:
+    base, _ = server
+    assert (await fetch_image_url(f"{base}/compressed", is_allowed=anywhere)).startswith(b"\x1f\x8b")
 
 
 async def test_everything_is_bounded(server: tuple[str, list[str]]) -> None:

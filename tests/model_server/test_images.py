@@ -141,6 +141,8 @@ def test_a_reason_for_everything_that_is_not_usable() -> None:
     assert "not a picture" in refusal(b"\0" * 1000)
     assert "SVG" in refusal(b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "logo.svg")
     assert "SVG" in refusal(b"\n<svg/>", "logo.png")
+    assert "SVG" in refusal(b"<!--" + b" " * 2_000 + b"--><svg/>", "logo.SVG")
+    assert "not a picture that I can read" in refusal(b"Not even that", "logo.svg")
     assert "web page" in refusal(b"<!DOCTYPE html><html></html>")
     assert "PDF" in refusal(b"%PDF-1.7")
     assert "pixels" in refusal(huge_png())

@@ -102,7 +102,7 @@ def test_the_picture_that_was_not_looked_at_for_longest_goes_first(store: ImageS
 def test_pinned_pictures_stay(store: ImageStore, checkpoint: Checkpoint, image: MakeImage) -> None:
     red, green = image("red"), image("green")
     (red_ids, _) = store.pin([red, green])
-    with pytest.raises(EngineFailed):
+    with pytest.raises(EngineFailed, match="no room for another picture right now"):
         store.pin([image("blue")])
     store.unpin([green])
     store.pin([image("blue")])

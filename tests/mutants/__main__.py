@@ -24,7 +24,8 @@ from tests.mutants import trial
 from tests.mutants.faults import ROOT, Fault, equal_faults, own_tests, sample
 
 _LEAST_LIMIT_SECONDS = 60.0
-_TIMES_AS_LONG = 6  # as long as the tests take without a fault
+_TIMES_AS_LONG = 6  # than the tests take without a fault
+_GRACE_SECONDS = 5.0
 _ENOUGH_KILLED = 0.9
 
 
@@ -72,8 +73,11 @@ def _run_all(trials: Sequence[_Trial], num_jobs: int, on_end: Callable[[int, int
 
 
 def _kill(process: ForkProcess) -> None:
-    """Kill a trial with all its child processes."""
+    """First as a person would interrupt it, so that pytest stops what the tests had started; asyncio wants to be told twice."""
     with contextlib.suppress(ProcessLookupError):
+        for _ in range(2):
+            os.kill(process.pid or 0, signal.SIGINT)
+            process.join(_GRACE_SECONDS)
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.join()
 

@@ -1,6 +1,6 @@
 """One trial: runs the tests of a module, with one fault in it, in a separate process.
 
-Only the text that Python compiles is changed. Nothing is written to disk, so a killed trial leaves nothing behind.
+Only the text that Python compiles is another one: nothing is written over the sources, whatever becomes of a trial.
 """
 
 from __future__ import annotations
