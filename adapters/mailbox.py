@@ -103,7 +103,7 @@ class Mailboxes:
                 try:
                     await mailbox.steps[0]()
                 except asyncio.CancelledError:
-                    if mailbox.worker is None or mailbox.worker.cancelling():
+                    if self._is_closed:
                         raise
                     log.warning("Something that happened in a conversation was cut off.")  # what it waited for was cancelled
                 except Exception:

@@ -19,7 +19,7 @@ from adapters.dispatcher import ONLY_ASKER, TURN_GONE, Dispatcher
 from adapters.pace import Pace
 from adapters.phrases import quota_sentence
 from adapters.post import Post
-from adapters.surface import Control
+from adapters.surface import Control, Page
 from tests.adapters.memory_platform import ANN, BOB, MemoryPlatform, SlowImage, image, post
 from tests.chat_handler import MemoryChatHandler
 
@@ -73,6 +73,9 @@ class Bench:
             lambda: any(page.text == text and not page.is_open for pages in self.platform.shown.values() for page in pages.values())
         )
         return answer.turn_id
+
+    def page(self, text: str) -> Page:
+        return Page(text)
 
     @property
     def questions(self) -> list[str]:
