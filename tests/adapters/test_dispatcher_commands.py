@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, Attachment, IncomingMessage, ThreadKey
+from adapters.dispatcher import Dispatcher
 from adapters.mailbox import Mailboxes
+from adapters.pace import Pace
 from adapters.post import Post, asked_once
 from adapters.routing import Begins, NotForUs, Router
 from adapters.surface import Control
 from tests.adapters.memory_platform import ANN, BOB, MemorySurface, image, post
-from tests.adapters.test_dispatcher import Bench, bench, start
+from tests.adapters.test_dispatcher import Bench, bench, nothing_missed, start
 from tests.adapters.test_mailbox import HERE, slow
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler
 
@@ -155,3 +158,39 @@ async def test_a_command_by_word_is_carried_out_once_and_only_where_we_are_spoke
         await b.posted(word("4", thread="x"), start("5", thread="t"), word("6", thread="t", author=BOB))
         assert [each.message_id for each in b.platform.commands] == ["2", "3", "6"]
         assert b.questions == ["5"]
+
+
+async def test_an_answer_that_is_shown_already_goes_with_its_question() -> None:
+    async with bench() as b:
+        await b.answered(start(), "A circle.")
+        await asyncio.wait_for(b.dispatcher._screen.wait_shown(1), TIMEOUT_SECONDS)
+        await b.deleted("1")
+        await b.platform.wait_for(lambda: b.platform.texts("c/1") == [])
+
+
+async def test_an_answer_that_leads_nowhere_any_more_is_not_shown_again_and_again() -> None:
+    async with bench() as b:
+        await b.posted(start())
+        answer = await b.handler.next_answer()
+        await b.dispatcher.close(0)
+        await b.handler.end(answer)
+        b.platform.is_gone.add("c/1")
+        again = Dispatcher(b.platform, b.handler, Pace(0.0, 1e6))
+        await again.online(nothing_missed)
+        await again.close()
+        assert answer.turn_id in b.handler.delivered
+
+
+async def test_what_was_missed_is_asked_few_at_a_time() -> None:
+    async with bench() as b:
+        now = datetime.now(UTC)
+        missed = [start(str(number), sent_at=now - timedelta(minutes=9 - number)) for number in (1, 2, 3)]
+        answering = asyncio.create_task(b.catches_up_on(*missed))
+        first, _ = await b.handler.next_answer(), await b.handler.next_answer()
+        await b.settled()
+        assert b.questions == ["1", "2"]  # the third waits until one of these is shown
+        await first.add(AnswerText("One."))
+        await b.handler.end(first)
+        await b.shown("Three.")
+        assert b.questions == ["1", "2", "3"]
+        answering.cancel()

@@ -363,7 +363,7 @@ def slow(gate: asyncio.Event) -> Callable[[], Awaitable[Sequence[Attachment]]]:
     return attachments
 
 
-async def test_what_does_not_fit_is_told_left_and_answered_in_its_order() -> None:
+async def test_what_does_not_fit_is_told_left_and_answered_in_its_order(caplog: pytest.LogCaptureFixture) -> None:
     away, gate = Away(max_posts=2), asyncio.Event()
     await away.online()
     first = away.write("1", attachments=slow(gate))
@@ -376,6 +376,8 @@ async def test_what_does_not_fit_is_told_left_and_answered_in_its_order() -> Non
     gate.set()
     await away.asked("1", "2", "3", "4", "5", "6")
     assert away.num_read_back == 1
+    await away.settled()
+    assert "could not be dealt with" not in caplog.text
     await away.dispatcher.close()
     assert await away.mark() > away.written[-1].sent_at
 

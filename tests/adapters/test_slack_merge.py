@@ -17,7 +17,7 @@ OTHER = {"id": "F2", "name": "b.png", "url_private_download": "https://files.sla
 THIN = {"id": "F1"}
 
 
-def event(kind: str, *files: Mapping[str, str], **more: str) -> dict[str, Any]:
+def event(kind: str, *files: Mapping[str, str], **more: Any) -> dict[str, Any]:
     return {"type": kind, "text": "<@UBOT> look", "user": "U1", "ts": ID[2], "files": list(files), **more}
 
 
@@ -107,6 +107,17 @@ async def test_files_that_come_after_an_unsuccessful_look_up_are_told() -> None:
     await heard.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
     await heard.take(ID, event("message", FULL, subtype="file_share"), is_mention=True)
     assert heard.deliveries == [((), True, False), (("F1",), True, True)]
+
+
+async def test_what_comes_late_does_not_undo_an_edit() -> None:
+    heard = Heard()
+    record, _ = heard.merger.add(ID, event("message", text="first"), is_mention=False)
+    heard.merger.edited(ID, event("message", text="second", edited={"ts": "2.0"}))
+    heard.merger.edited(("T", "C", "unknown"), event("message", text="nobody's"))
+    heard.merger.add(ID, event("message", FULL, text="first"), is_mention=False)
+    assert (record.event["text"], record.event["files"]) == ("second", [FULL])
+    heard.merger.add(ID, event("message", text="third", edited={"ts": "3.0"}), is_mention=False)
+    assert record.event["text"] == "third"
 
 
 async def test_of_two_tellings_of_a_file_the_fuller_one_counts() -> None:
