@@ -17,8 +17,9 @@ from adapters.post import Post, asked_once
 from adapters.routing import Begins, NotForUs, Router
 from adapters.surface import Control
 from tests.adapters.memory_platform import ANN, BOB, MemorySurface, image, post
+from tests.adapters.test_backlog import slow
 from tests.adapters.test_dispatcher import Bench, bench, nothing_missed, start
-from tests.adapters.test_mailbox import HERE, slow
+from tests.adapters.test_mailbox import HERE
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler
 
 KEY = ThreadKey("memory", "w", "c", "t")

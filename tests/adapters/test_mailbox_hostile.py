@@ -22,7 +22,8 @@ from adapters.pace import Pace
 from adapters.surface import Control, TryLater
 from tests.adapters.memory_platform import ANN, MemorySurface, post
 from tests.adapters.slack_world import IMAGE, SlackWorld, running, slack_world, within
-from tests.adapters.test_mailbox import HERE, Away, empty, noting, slow
+from tests.adapters.test_backlog import Away, slow
+from tests.adapters.test_mailbox import HERE, empty, noting
 from tests.chat_handler import TIMEOUT_SECONDS
 from tests.loopbacks.slack.payloads import mention_event, message_event
 
