@@ -34,6 +34,8 @@ def parse_entries(text: str) -> frozenset[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Access:
+    """Who may use the bot, and where. An empty `allow` admits everybody; `deny` goes before `allow`."""
+
     allow: frozenset[Entry] = frozenset()
     deny: frozenset[Entry] = frozenset()
 

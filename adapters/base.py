@@ -97,6 +97,8 @@ class AnswerText:
 
 
 class AnswerStatus(StrEnum):
+    """How far an answer is, as it is stored."""
+
     PENDING = "pending"  # accepted and stored, not answered yet
     COMPLETE = "complete"
     STOPPED = "stopped"  # by the user; the text so far is kept

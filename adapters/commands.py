@@ -12,6 +12,8 @@ from enum import StrEnum
 
 
 class CommandName(StrEnum):
+    """The commands of every platform, as people write them."""
+
     ASK = "ask"
     RESET = "reset"
     QUOTA = "quota"

@@ -8,6 +8,7 @@ from adapters.base import Quota, Waiting
 
 
 def waiting_sentence(waiting: Waiting) -> str:
+    """What a person is told while the question waits for the model."""
     if waiting.is_loading:
         return "The model was asleep and is being loaded …"
     place = "You are next" if waiting.position == 1 else f"You are number {waiting.position} in the queue"
@@ -17,6 +18,7 @@ def waiting_sentence(waiting: Waiting) -> str:
 
 
 def quota_sentence(quota: Quota, now: datetime) -> str:
+    """What a person is told about the questions used and left. `now` in UTC."""
     asked = f"You have asked {quota.num_used} question{'' if quota.num_used == 1 else 's'} in the last 24 hours"
     if quota.limit is None:
         return f"{asked}. There is no limit here."

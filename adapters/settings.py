@@ -59,6 +59,7 @@ def check_token(token: SecretStr | None, host: str, host_variable: str, what: st
 
 
 def secret(value: SecretStr | None) -> str | None:
+    """The secret itself; None if it is not set."""
     return None if value is None else value.get_secret_value()
 
 

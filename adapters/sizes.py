@@ -16,6 +16,7 @@ def check_size(num_bytes: int | None, max_bytes: int, *, is_all: bool = True) ->
 
 
 def format_size(num_bytes: int) -> str:
+    """The size for people, such as 12 kB or 3.4 MB (decimal units)."""
     if num_bytes < 10**6:
         return f"{max(1, round(num_bytes / 1000))} kB"
     return f"{num_bytes / 10**6:.1f}".removesuffix(".0") + " MB"

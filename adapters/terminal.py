@@ -183,6 +183,7 @@ def image_problem(image: str) -> str | None:
 
 
 def is_link(image: str) -> bool:
+    """Whether what a person typed as a picture is a link and not a file's path."""
     return image.lower().startswith(("http://", "https://"))
 
 

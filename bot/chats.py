@@ -37,6 +37,11 @@ TOO_LONG = f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characte
 
 
 class Chats:
+    """The chats of one process: asks, answers and stores. Implements `adapters.base.ChatHandler`.
+
+    `limits` None: no limits.
+    """
+
     def __init__(self, store: Store, model: Model, images: ImageReader, writer: AnswerWriter, limits: Limits | None = None) -> None:
         self._store = store
         self._thread_store = ThreadStore(store)
@@ -279,6 +284,7 @@ def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
 
 
 def stored_answer(turn: StoredTurn) -> RunningAnswer:
+    """The turn's answer as it is stored, as one that has ended."""
     return ended_answer(turn.key, turn.status, turn_id=turn.turn_id, text=turn.answer, notices=turn.notices, error=turn.error)
 
 

@@ -25,6 +25,8 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class FittedHistory:
+    """The messages that fit into the model's context, how many older ones were left out, and their size in tokens."""
+
     messages: tuple[Message, ...]
     num_dropped: int
     num_tokens: int

@@ -18,6 +18,8 @@ class TokenStream(Protocol):
 
 
 class Model(Protocol):
+    """What the chats need of a model; `model_server.loop.InferenceLoop` is one."""
+
     @property
     def capabilities(self) -> ModelCapabilities: ...
 

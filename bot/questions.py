@@ -30,6 +30,8 @@ class Question:
 
 
 class QuestionReader:
+    """Makes a question for the model from a message, its pictures and the chat's earlier turns."""
+
     def __init__(self, found: ImageReader, capabilities: Callable[[], ModelCapabilities]) -> None:
         """`capabilities` returns those of the model that will be asked; a remote server's may change."""
         self._images = found

@@ -56,10 +56,13 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 def clean(text: str) -> str:
+    """Text that every database can store: without NUL and without lone surrogates."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
 class Row(DeclarativeBase):
+    """The base of all tables."""
+
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -72,6 +75,8 @@ class Row(DeclarativeBase):
 
 
 class ChatRow(Row):
+    """One chat: a thread or direct message on a platform, or one of the page's chats."""
+
     __tablename__ = "chats"
     __table_args__ = (UniqueConstraint("platform", "workspace", "channel", "thread"), {"sqlite_autoincrement": True})
 
@@ -85,6 +90,8 @@ class ChatRow(Row):
 
 
 class TurnRow(Row):
+    """One question with its answer."""
+
     __tablename__ = "turns"
     __table_args__ = (
         UniqueConstraint("platform", "workspace", "message_id"),
@@ -119,6 +126,8 @@ class TurnRow(Row):
 
 
 class ImageRow(Row):
+    """A picture's file; one row, however often the picture was sent."""
+
     __tablename__ = "images"
 
     sha256: Mapped[str] = mapped_column(primary_key=True)
@@ -129,6 +138,8 @@ class ImageRow(Row):
 
 
 class TurnImageRow(Row):
+    """Which pictures came with a question, in order."""
+
     __tablename__ = "turn_images"
 
     turn_id: Mapped[int] = mapped_column(RowId, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
@@ -137,6 +148,8 @@ class TurnImageRow(Row):
 
 
 class ReplyRow(Row):
+    """The messages that show an answer on its platform, in order."""
+
     __tablename__ = "replies"
 
     turn_id: Mapped[int] = mapped_column(RowId, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)
@@ -145,6 +158,8 @@ class ReplyRow(Row):
 
 
 class RatingRow(Row):
+    """What one person thinks of an answer."""
+
     __tablename__ = "ratings"
 
     turn_id: Mapped[int] = mapped_column(RowId, ForeignKey("turns.id", ondelete="CASCADE"), primary_key=True)

@@ -26,6 +26,8 @@ _MAX_LISTED_CHATS = 1_000
 
 
 class Store:
+    """The database. Reads share it; writes of this process come one after another. Close it at the end."""
+
     def __init__(self, engine: AsyncEngine) -> None:
         """Use `await Store.open(url)`."""
         self._engine = engine
@@ -242,6 +244,7 @@ def shorten(text: str) -> str:
 
 
 def is_thread(key: ThreadKey) -> ColumnElement[bool]:
+    """The condition for the chat's row."""
     return and_(
         ChatRow.platform == key.platform,
         ChatRow.workspace == key.workspace,
@@ -261,6 +264,7 @@ async def _add_images(session: AsyncSession, turn_id: int, images: Sequence[Imag
 
 
 async def image_ids_of(session: AsyncSession, condition: ColumnElement[bool]) -> list[str]:
+    """The hashes of the pictures of the turns that meet the condition, each once."""
     query = select(TurnImageRow.image_sha256).join(TurnRow).where(condition).distinct()
     return list(await session.scalars(query))
 
@@ -297,6 +301,7 @@ async def settle_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
 
 
 async def delete_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
+    """Delete these chats with their turns, and the pictures that no other chat uses."""
     for chat_id in chat_ids:
         orphans = await image_ids_of(session, TurnRow.chat_id == chat_id)
         await session.execute(delete(ChatRow).where(ChatRow.id == chat_id))
@@ -304,6 +309,7 @@ async def delete_chats(session: AsyncSession, chat_ids: Sequence[int]) -> None:
 
 
 async def delete_orphans(session: AsyncSession, image_ids: Sequence[str]) -> None:
+    """Delete those of these pictures that no turn uses any more."""
     for sha256 in image_ids:
         is_shown = select(TurnImageRow.turn_id).where(TurnImageRow.image_sha256 == sha256).exists()
         await session.execute(delete(ImageRow).where(ImageRow.sha256 == sha256, ~is_shown))

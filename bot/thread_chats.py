@@ -20,6 +20,8 @@ UNDELIVERED_FOR = timedelta(days=3)  # after so long an answer would be more of 
 
 
 class ThreadChats(Chats):
+    """The chats in threads: what `Chats` does, and what people do to messages. Implements `adapters.base.ThreadHandler`."""
+
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
         key = message.key
         async with self._lock(key):

@@ -49,6 +49,7 @@ class StoredTurn:
 
 
 def stored_turn(row: TurnRow) -> StoredTurn:
+    """The turn of this row, whose chat, pictures and replies must be loaded."""
     return StoredTurn(
         turn_id=row.id,
         key=ThreadKey(row.chat.platform, row.chat.workspace, row.chat.channel, row.chat.thread),

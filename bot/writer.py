@@ -35,6 +35,11 @@ _AGAIN_TEMPERATURE = 0.8  # at the usual low temperature the model would repeat 
 
 @dataclass(frozen=True, slots=True)
 class AnswerWriter:
+    """Has the model write answers, and stores them.
+
+    `max_new_tokens` and `temperature` are those of every answer.
+    """
+
     store: Store
     model: Model
     max_new_tokens: int = 512

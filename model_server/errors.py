@@ -31,7 +31,7 @@ class RequestRefused(ModelServerError):
 
 
 class QueueFull(RequestRefused):
-    pass
+    """Too many requests wait already."""
 
 
 class PromptTooLong(RequestRefused):
@@ -45,12 +45,12 @@ class PromptTooLong(RequestRefused):
 
 
 class ShuttingDown(RequestRefused):
-    pass
+    """The program is about to end."""
 
 
 class ModelLoadError(ModelServerError):
-    pass
+    """The model cannot be loaded; the sentence says what to do."""
 
 
 class EngineFailed(ModelServerError):
-    pass
+    """The engine broke while the request waited or ran."""

@@ -11,6 +11,8 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
+    """Who wrote a message."""
+
     USER = "user"
     ASSISTANT = "assistant"
 
@@ -86,6 +88,8 @@ class ChatRequest:
 
 
 class FinishReason(StrEnum):
+    """Why an answer ended."""
+
     STOP = "stop"  # the model ended its answer
     LENGTH = "length"  # max_new_tokens or the context window was reached
     CANCELLED = "cancelled"

@@ -45,6 +45,8 @@ _FOLLOW_MENTIONS = "when you reply to me or mention me there, the chat goes on (
 
 
 class Actions:
+    """What members do besides writing messages: commands, entries of the message menu, buttons."""
+
     def __init__(
         self,
         dispatcher: Dispatcher,

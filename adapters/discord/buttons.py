@@ -49,6 +49,8 @@ class AnswerButton(
     discord.ui.DynamicItem[discord.ui.Button[discord.ui.View]],
     template=rf"threadsight:(?P<control>{_CONTROLS}):(?P<turn_id>\d{{1,18}})",
 ):
+    """A button below an answer. Its custom id names its meaning and the turn, so it works after a restart too."""
+
     def __init__(self, control: Control, turn_id: int) -> None:
         label, emoji = _LOOKS[control]
         super().__init__(discord.ui.Button(label=label, emoji=emoji, custom_id=_custom_id(control, turn_id)))

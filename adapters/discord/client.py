@@ -24,10 +24,14 @@ _DEFAULT_GATEWAY = discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY
 
 
 class ThreadsightClient(discord.Client):
+    """discord.py's client for one connection."""
+
     actions: Actions
 
 
 class ThreadsightShards(discord.AutoShardedClient):
+    """discord.py's client for bots on so many servers that they need several connections."""
+
     actions: Actions
 
 
@@ -39,6 +43,7 @@ discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
 
 
 def make_client(*, has_content: bool, num_shards: int, ready_seconds: float) -> AnyClient:
+    """A client with our intents, which mentions nobody by itself. `ready_seconds`: how long a server's data is waited for."""
     intents = discord.Intents.none()
     intents.guilds = intents.guild_messages = intents.dm_messages = True
     intents.message_content = has_content

@@ -23,6 +23,8 @@ _CONTEXTS = app_commands.AppCommandContext(guild=True, dm_channel=True, private_
 
 
 class Commands(app_commands.CommandTree[discord.Client]):
+    """The slash commands and the entries of the message menu, as Discord registers them."""
+
     def __init__(self, client: discord.Client, actions: Actions) -> None:
         super().__init__(client, allowed_installs=_INSTALLS, allowed_contexts=_CONTEXTS)
         self._actions = actions

@@ -33,6 +33,8 @@ class QuestionHandler(Protocol):
 
 
 class QuestionModal(discord.ui.Modal):
+    """The window that asks for a question about a message's pictures."""
+
     def __init__(self, handler: QuestionHandler, message: discord.Message, images: Sequence[Attachment]) -> None:
         custom_id = f"threadsight:window:{message.id}:{secrets.token_hex(4)}"
         super().__init__(title="Ask about this image", timeout=_OPEN_SECONDS, custom_id=custom_id)

@@ -8,6 +8,8 @@ from adapters.settings import Entries, PlatformSettings, plain_address
 
 
 class DiscordSettings(PlatformSettings):
+    """The settings DISCORD_TOKEN and THREADSIGHT_DISCORD_…."""
+
     token: SecretStr | None = Field(
         default=None,
         validation_alias="DISCORD_TOKEN",

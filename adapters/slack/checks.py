@@ -27,6 +27,8 @@ _WRONG_TOKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
+    """Whose token it is, as Slack's auth.test says. `scopes` is empty if Slack did not name them."""
+
     team_id: str
     team_name: str
     bot_user_id: str
@@ -72,6 +74,7 @@ async def _asked(call: Awaitable[AsyncSlackResponse], about: Callable[[str], str
 
 
 def about_scope(scope: str) -> str:
+    """What is missing without this scope, as a sentence."""
     return f"The bot lacks the scope {scope}: without it {SCOPES[scope]}."
 
 

@@ -19,6 +19,8 @@ Event = Mapping[str, Any]
 
 
 class Events:
+    """Slack's events about messages and channels, handed to the dispatcher."""
+
     def __init__(self, dispatcher: Dispatcher, translator: Translator, workspaces: Workspaces) -> None:
         self._dispatcher = dispatcher
         self._translator = translator

@@ -13,6 +13,8 @@ _TOKEN_STARTS = {"bot_token": "xoxb-", "app_token": "xapp-"}
 
 
 class SlackSettings(PlatformSettings):
+    """The settings SLACK_… and THREADSIGHT_SLACK_…."""
+
     bot_token: SecretStr | None = Field(
         default=None,
         validation_alias="SLACK_BOT_TOKEN",

@@ -54,10 +54,12 @@ _DESCRIPTION = "Chat about pictures in threads, with a vision-language model on 
 
 
 def scopes(*, is_agent: bool = False) -> list[str]:
+    """The bot scopes of the app, sorted. `is_agent`: with those of Slack's assistant view."""
     return sorted({**SCOPES, **AGENT_SCOPES} if is_agent else SCOPES)
 
 
 def events(*, is_agent: bool = False) -> list[str]:
+    """The bot events that the app subscribes to, sorted. `is_agent` as in `scopes`."""
     return sorted((*EVENTS, *AGENT_EVENTS) if is_agent else EVENTS)
 
 

@@ -86,6 +86,7 @@ def word_of(error: SlackApiError) -> str:
 
 
 def status_of(error: SlackApiError) -> int:
+    """The HTTP status of Slack's answer; 0 if it is not known."""
     response: Any = error.response
     return int(getattr(response, "status_code", 0) or getattr(response, "status", 0) or 0)
 
@@ -118,6 +119,10 @@ def _retry_after(error: SlackApiError) -> float | None:
 
 
 def web_client(token: str | None, api_url: str | None, *, is_repeatable: bool = True) -> AsyncWebClient:
+    """A client for the Web API that waits when Slack asks it to. `is_repeatable`: calls may be made again after a fault on the way.
+
+    `token` None: each call brings its own. `api_url` None is the real Slack.
+    """
     handlers: list[AsyncRetryHandler] = [AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
     if is_repeatable:
         handlers += [AsyncServerErrorRetryHandler(), AsyncConnectionErrorRetryHandler()]

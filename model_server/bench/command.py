@@ -23,6 +23,7 @@ class BenchError(ModelServerError):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `threadsight bench`."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--model", help="a hub id, a folder, or tiny (default: the model of the settings)")
     what.add_argument("--random-weights", choices=_RANDOM, help="a model of this shape with random weights: nothing is downloaded")

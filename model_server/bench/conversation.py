@@ -46,6 +46,8 @@ class Turn:
 
 @dataclass(slots=True)
 class Chat:
+    """One simulated person's chat about a picture, with what each turn took."""
+
     image: Image
     messages: list[Message] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
@@ -117,6 +119,8 @@ async def converse_all(
 
 @dataclass(slots=True)
 class Stall:
+    """The longest time, in seconds, in which the event loop ran nothing else."""
+
     longest_seconds: float = 0.0
 
 

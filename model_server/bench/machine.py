@@ -19,6 +19,8 @@ _NUM_COPIES = 8
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """What the figures were measured on."""
+
     processor: str
     gpu: str | None
     num_threads: int
@@ -28,6 +30,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
+    """Describe the machine that this runs on."""
     return Machine(
         processor=_processor_name(),
         gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -73,6 +73,8 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """All figures of one run. Memory in bytes."""
+
     machine: Machine
     subject: Subject
     memory_bytes_per_second: float

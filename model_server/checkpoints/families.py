@@ -169,6 +169,7 @@ def prompt_template(
 
 
 def image_forms(config: Any, image_processor: Any, processor: ProcessorMixin | None) -> ImageForms:
+    """How this checkpoint turns pictures into tokens. `processor` None: a LLaVA-1.5 with square pictures of one size."""
     if processor is not None:
         return ProcessorForms(processor, has_two_forms=_family(config).has_two_forms)
     num_patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2

@@ -70,6 +70,7 @@ class Original:
 
 
 def is_original(settings: Mapping[str, Any]) -> bool:
+    """Whether this config.json is of LLaVA's own code, not of transformers."""
     return "mm_vision_tower" in settings
 
 

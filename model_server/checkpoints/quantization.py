@@ -40,6 +40,7 @@ def is_quantized(module_name: str) -> bool:
 
 
 def is_available() -> bool:
+    """Whether bitsandbytes is installed."""
     return importlib.util.find_spec("bitsandbytes") is not None
 
 

@@ -39,6 +39,8 @@ EVERYTHING = Spec()
 
 @dataclass(frozen=True, slots=True)
 class Turn:
+    """A question about a scene and its right answer. `kind`: what is asked for, such as a count."""
+
     kind: str
     question: str
     answer: str
@@ -54,18 +56,22 @@ class _Topic:
 
 
 def article(noun: str) -> str:
+    """The noun with its article."""
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
 def listed(items: list[str]) -> str:
+    """The items as an English list."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def full_name(thing: Thing) -> Spec:
+    """What names the thing completely: shape and colour."""
     return Spec(thing.shape, thing.colour)
 
 
 def describe(scene: Scene) -> str:
+    """The right description of the scene."""
     if not scene.things:
         return "I see nothing but the background."
     return f"I see {listed([f'{article(full_name(thing).noun())} {ZONES[thing.zone]}' for thing in scene.things])}."

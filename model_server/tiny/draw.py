@@ -72,6 +72,8 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Background:
+    """How a scene's ground is painted: its kind, its colours, and the seed of its pattern."""
+
     kind: str
     tones: tuple[Rgb, ...]
     seed: int
@@ -97,6 +99,7 @@ def _contrast(a: Rgb, b: Rgb) -> float:
 
 
 def random_background(rng: random.Random) -> Background:
+    """A ground as people might have it: mostly white or light, some dark, gradients and noise."""
     pick = rng.random()
     if pick < 0.35:
         base: Rgb = (255, 255, 255)
@@ -248,6 +251,7 @@ def _draw_background(background: Background, size: tuple[int, int]) -> Image.Ima
 
 
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The picture after JPEG compression. `quality`: 1 to 95."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")

@@ -134,6 +134,7 @@ async def evaluate(
 
 
 def main() -> None:
+    """Examine the model and print the table; the arguments come from the command line."""
     parser = argparse.ArgumentParser(description="Examine the bundled model on fresh pictures.")
     parser.add_argument("--model", default="tiny", help="tiny, or a folder with another training's result")
     parser.add_argument("--questions", type=int, default=200, help="per kind and condition (at most 1000)")
@@ -158,6 +159,7 @@ def main() -> None:
 
 
 def as_markdown(table: dict[str, dict[str, float]]) -> str:
+    """The table for a README: kinds of question by conditions."""
     names = [name for name, *_ in CONDITIONS]
     lines = [f"| kind of question | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     lines += [f"| {kind.replace('_', ' ')} | {' | '.join(f'{row[name]:.1%}' for name in names)} |" for kind, row in table.items()]

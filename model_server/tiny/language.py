@@ -32,6 +32,7 @@ _PLACEHOLDER = Image(b"", "image/png", "", 1, 1)
 
 
 def train_tokenizer(num_scenes: int = 6000) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on dialogues about so many scenes."""
     return llama_tokenizer(_texts(num_scenes), VOCABULARY_SIZE, CONTEXT_LENGTH)
 
 
@@ -74,6 +75,7 @@ def _texts(num_scenes: int) -> Iterator[str]:
 
 
 def llama_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """The shape of the language model: 4 layers, 192 wide."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,

@@ -94,6 +94,7 @@ def patch_labels(scene: Scene) -> NDArray[np.uint8]:
 
 
 def scene_of(seed: int) -> Scene:
+    """The scene of this seed, always the same."""
     return random_scene(random.Random(seed))
 
 
@@ -129,6 +130,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def vision_config() -> CLIPVisionConfig:
+    """The shape of the vision tower: 4 layers, 128 wide."""
     return CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=512,

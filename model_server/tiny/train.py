@@ -56,6 +56,8 @@ from .sight import (
 
 @dataclass(frozen=True, slots=True)
 class Stage:
+    """A part of the training. `kind` None: all kinds of questions."""
+
     name: str
     num_steps: int
     learning_rate: float
@@ -73,6 +75,7 @@ STAGES = (
 
 
 def new_llava(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A LLaVA of the bundled model's shape with random weights."""
     config = LlavaConfig(
         vision_config=vision_config(),
         text_config=llama_config(tokenizer),
@@ -87,6 +90,7 @@ def new_llava(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenerati
 
 
 def processor_for(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """The processor that pads pictures to a square and expands `<image>`."""
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = LlavaImageProcessorPil(
         do_pad=True, size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_mean=list(MEAN), image_std=list(STD)
@@ -263,6 +267,7 @@ def _prepare_features(work: Path, tower: CLIPVisionModel, num_images: int) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Train all stages, each from where an earlier run left it."""
     parser = argparse.ArgumentParser(description="Train the bundled model from nothing. Takes about three hours on two CPU cores.")
     parser.add_argument("--work", type=Path, default=Path(".work/tiny"), help="folder for drawings and checkpoints (3 GB)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "checkpoint", help="where the finished model goes")
@@ -298,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def save(work: Path, tokenizer: PreTrainedTokenizerFast, tower: CLIPVisionModel, out: Path) -> None:
+    """Write the finished model as a checkpoint in transformers' format."""
     model = new_llava(tokenizer)
     model.load_state_dict(torch.load(work / f"{STAGES[-1].name}.pt", weights_only=True)["model"])
     model.model.vision_tower.load_state_dict(tower.state_dict())

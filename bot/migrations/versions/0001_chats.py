@@ -12,6 +12,7 @@ row_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    """Create the first tables."""
     op.create_table(
         "chats",
         sa.Column("id", row_id, nullable=False),

@@ -12,6 +12,7 @@ row_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    """Add what platforms with threads need."""
     never_again = {"sqlite_autoincrement": True}  # SQLite copies the table, and would otherwise reuse ids
     # All earlier turns were asked by the owner on the page, and were shown there.
     with op.batch_alter_table("turns", table_kwargs=never_again) as turns:
