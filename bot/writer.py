@@ -27,6 +27,8 @@ from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image
 log = logging.getLogger(__name__)
 
 CUT_NOTICE = "The answer stops here because it reached the longest length; ask me to go on if you want more."
+FILTERED_NOTICE = "The answer stops here because the model server's content filter cut it off."
+TOOL_NOTICE = "The answer stops here because the model wanted to use a tool, and it has none here."
 NO_IMAGE = "I need a picture to talk about: please send me one, and ask again."
 RESTART_NOTICE = "I am being restarted. Your question is kept, and I will answer it when I am back."
 _SECONDS_BETWEEN_TRIES = 1.0
@@ -62,6 +64,10 @@ class AnswerWriter:
                     pass
                 case FinishReason.LENGTH:
                     answer.add_notice(CUT_NOTICE)
+                case FinishReason.FILTERED:
+                    answer.add_notice(FILTERED_NOTICE)
+                case FinishReason.TOOL_CALL:
+                    answer.add_notice(TOOL_NOTICE)
                 case FinishReason.CANCELLED:
                     status = AnswerStatus.STOPPED
                 case _ as never:
@@ -191,4 +197,4 @@ def leave_for_restart(turn: StoredTurn, answer: RunningAnswer) -> None:
 
 def first_notices(turn: StoredTurn) -> Sequence[str]:
     """The notices that a turn had before its answer, for when it is answered again."""
-    return [notice for notice in turn.notices if notice != CUT_NOTICE]
+    return [notice for notice in turn.notices if notice not in (CUT_NOTICE, FILTERED_NOTICE, TOOL_NOTICE)]
