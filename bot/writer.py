@@ -21,7 +21,7 @@ from bot.history import Exchange, fit_history
 from bot.model import Model, TokenStream
 from bot.store import Store
 from bot.turns import StoredTurn
-from model_server.errors import ModelServerError, QueueFull, RequestRefused, ShuttingDown
+from model_server.errors import ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Queued, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,17 @@ class AnswerWriter:
             await self._fail(turn, answer, "Something went wrong on my side, and I could not answer. Please try again.")
 
     async def _ask(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
+        """Ask the model, and once more with fewer of the older turns if only its refusal told how little it takes, as a remote
+        server's does."""
+        context_length = self.model.capabilities.context_length
+        try:
+            return await self._ask_once(turn, answer, is_again=is_again, is_patient=is_patient)
+        except PromptTooLong:
+            if answer.text or self.model.capabilities.context_length >= context_length:
+                raise
+        return await self._ask_once(turn, answer, is_again=is_again, is_patient=is_patient)
+
+    async def _ask_once(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
         """Send the turn to the model and follow its stream. None if the answer was stopped before the stream ended."""
         if answer.is_stopped:
             return None

@@ -148,6 +148,18 @@ async def chats_at(server: Server, folder: Path) -> AsyncIterator[Chats]:
         yield chats
 
 
+async def test_a_chat_that_is_too_long_for_the_server_goes_on_with_fewer_turns(server: Server, tmp_path: Path) -> None:
+    """Nobody who asks in a few words is told to ask in fewer."""
+    stated = {"message": "This model's maximum context length is 900 tokens."}
+    server.handlers = [streams(chunk("word " * 150, "stop")), answers(400, stated), streams(*GOOD)]
+    async with asyncio.timeout(TIMEOUT_SECONDS), chats_at(server, tmp_path) as chats:
+        await doubles.ask(chats, "What is this?", attachment(red_circle()))
+        second = await doubles.ask(chats, "And now?")
+    assert (doubles.text_of(second), doubles.end_of(second).status) == ("Good day", AnswerStatus.COMPLETE)
+    assert [len(body["messages"]) for body in server.asked] == [1, 3, 1]
+    assert any(isinstance(event, Notice) and "grown long" in event.text for event in second)
+
+
 @pytest.mark.parametrize(
     ("reason", "notice"), [("content_filter", FILTERED_NOTICE), ("tool_calls", TOOL_NOTICE), ("length", CUT_NOTICE), ("stop", None)]
 )
