@@ -131,7 +131,8 @@ class Connection:
     async def answer(self, body: bytes) -> AsyncGenerator[Piece, None]:
         """Stream an answer. Raises `NotYet` or `FieldsRefused` before the first text, and a `ModelServerError` at any time.
 
-        Once the answer has a finish reason, nothing that follows can cost it.
+        Once the answer has a finish reason, nothing that follows can cost it. The consumer awaits nothing between two pieces: the
+        timeout would reach it there.
         """
         thinking = ThinkingFilter(starts_open=self._starts_thinking)
         is_taken = has_text = has_thinking = False
@@ -167,9 +168,9 @@ class Connection:
 
     def _raise_reported(self, refused: Refusal, *, has_text: bool) -> None:
         _log.error("The model server at %s ended an answer with an error: %s.", self.url, refused.advice)
-        if refused.is_temporary and not has_text:
-            raise NotYet(refused.error) from None
-        raise refused.error from None
+        if not refused.is_temporary:
+            raise refused.error from None
+        raise EngineFailed(BROKEN_OFF) if has_text else NotYet(refused.error) from None
 
     def _learn_thinking(self, thinking: ThinkingFilter) -> None:
         if thinking.is_unopened and not self._starts_thinking:

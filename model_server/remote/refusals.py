@@ -154,7 +154,8 @@ def error_in(event: dict[str, Any], *, is_whole: bool = False, is_marked: bool =
     """
     choices = event.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    error = event.get("error") or choice.get("error")
+    groq = event.get("x_groq")
+    error = event.get("error") or choice.get("error") or (groq.get("error") if isinstance(groq, dict) else None)
     if not (
         is_marked
         or (any(error.values()) if isinstance(error, dict) else error)

@@ -18,7 +18,7 @@ from bot.config import Settings
 from bot.doctor import examine
 from bot.writer import CUT_NOTICE, FILTERED_NOTICE, TOOL_NOTICE
 from model_server.errors import EngineFailed, ModelLoadError, ModelServerError, PromptTooLong, QueueFull
-from model_server.remote.refusals import AWAY, BUSY, FILTERED, LOADING, NO_WORD, NOT_UNDERSTOOD
+from model_server.remote.refusals import AWAY, BROKEN_OFF, BUSY, FILTERED, LOADING, NO_WORD, NOT_UNDERSTOOD, SILENT
 from tests.bot import doubles
 from tests.bot.doubles import attachment, thread
 from tests.images import red_circle
@@ -74,7 +74,7 @@ OVERLOADED = {"error": {"code": 502, "message": "Provider disconnected"}}
         (sends(PAGE), EngineFailed, NOT_UNDERSTOOD, 1),
         (sends({"status": "ok"}), EngineFailed, "The model has given no answer.", 1),
         (streams(data(OVERLOADED)), EngineFailed, AWAY, 5),
-        (streams(chunk("Good"), data({**OVERLOADED, "choices": [{"finish_reason": "error"}]})), EngineFailed, AWAY, 1),
+        (streams(chunk("Good"), data({**OVERLOADED, "choices": [{"finish_reason": "error"}]})), EngineFailed, BROKEN_OFF, 1),
         (streams(data({"choices": [{"error": OVERLOADED["error"], "finish_reason": "error"}]})), EngineFailed, AWAY, 5),
         (streams("event: error\n", data({"message": "the prompt is too long"})), PromptTooLong, "This is too long", 1),
         (streams('error: {"message": "context size exceeded"}\n\n'), PromptTooLong, "This is too long", 1),  # llama.cpp
@@ -86,6 +86,7 @@ OVERLOADED = {"error": {"code": 502, "message": "Provider disconnected"}}
             1,
         ),
         (streams(data({"text": "**NETWORK ERROR**", "error_code": 50001})), EngineFailed, LOST, 1),  # FastChat
+        (streams(chunk("Good"), data({"x_groq": {"error": "over capacity"}, "choices": []})), EngineFailed, LOST, 1),  # Groq
         (streams(then_breaks=True), EngineFailed, NO_WORD, 5),
         (
             answers(503, {"message": "Loading model", "type": "unavailable_error", "code": 503}),
@@ -104,6 +105,7 @@ OVERLOADED = {"error": {"code": 502, "message": "Provider disconnected"}}
         (answers(429, {"message": "Rate limit reached"}, **{"Retry-After": "3600"}), QueueFull, BUSY, 1),
         (answers(429, {}, **{"Retry-After": "Fri, 31 Dec 2099 23:59:59 GMT"}), QueueFull, BUSY, 1),
         (answers(429, {}, **{"Retry-After": "0.001"}), QueueFull, BUSY, 5),
+        (answers(429, {}, **{"Retry-After": "soon"}), QueueFull, BUSY, 5),
         (answers(400, {"code": "content_filter"}), EngineFailed, FILTERED, 1),  # Azure
         (
             answers(404, {"message": 'model "llava" not found, try pulling it first'}),
@@ -122,6 +124,16 @@ async def test_an_error_is_told_as_what_it_is(
         await ask(await server.connect())
     assert str(caught.value).startswith(sentence)
     assert len(server.asked) == num_asked
+
+
+@pytest.mark.parametrize("said", [[], [chunk("Good")]])
+async def test_a_server_that_falls_silent_is_told_as_that(server: Server, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr("model_server.remote.connection._SILENCE_SECONDS", 0.2)
+    server.handlers = [streams(*said, until=asyncio.Event())]
+    with pytest.raises(EngineFailed) as caught:
+        await ask(await server.connect())
+    assert str(caught.value) == SILENT
+    assert len(server.asked) == 1
 
 
 async def test_a_server_that_says_how_little_it_takes_is_believed(server: Server) -> None:
