@@ -135,7 +135,7 @@ class RemoteEngine:
         _log.info("The model server at %s answers with the model %s.", self._connection.url, served.shown_name)
         if served.others:
             _log.warning(
-                "The model server at %s lists %d models. The model %s is used, because the settings name none. The others are: %s.",
+                "The model server at %s lists %d models. The settings name none, so %s is used. They can name another: %s.",
                 *(self._connection.url, len(served.others) + 1, served.shown_name, served.shown_others),
             )
 
