@@ -89,7 +89,9 @@ class Settings(BaseModel):
         description="An OpenAI-compatible server such as http://127.0.0.1:8000/v1 that answers instead of a model in this program.",
     )
     engine_api_key: SecretStr | None = Field(None, description="The key that this server asks for.")
-    engine_model: str | None = Field(None, description="Which of the server's models; unless set, the first that it lists.")
+    engine_model: str | None = Field(
+        None, description="Which of the server's models; unless set, the first in its list that can answer."
+    )
     engine_context_length: int | None = Field(
         None, ge=256, le=10_000_000, description="Its context in tokens; unless set, what the server says, else 4096."
     )

@@ -99,4 +99,7 @@ async def _remote_model(settings: Settings, url: str) -> Finding:
         return Finding("Model server", False, f"{url}: {error}")
     finally:
         await connection.close()
-    return Finding("Model server", True, f"{url} answers with the model {served.name}.")
+    sentence = f"{url} answers with the model {served.shown_name}."
+    if served.others:
+        sentence += f" It also lists {served.shown_others}; THREADSIGHT_ENGINE_MODEL chooses."
+    return Finding("Model server", True, sentence)

@@ -21,12 +21,14 @@ from bot.history import Exchange, fit_history
 from bot.model import Model, TokenStream
 from bot.store import Store
 from bot.turns import StoredTurn
-from model_server.errors import ModelServerError, QueueFull, RequestRefused, ShuttingDown
+from model_server.errors import ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
 from model_server.types import ChatRequest, Delta, Finished, FinishReason, Image, Queued, SamplingParams
 
 log = logging.getLogger(__name__)
 
 CUT_NOTICE = "The answer stops here because it reached the longest length; ask me to go on if you want more."
+FILTERED_NOTICE = "The answer stops here because the model server's content filter cut it off."
+TOOL_NOTICE = "The answer stops here because the model wanted to use a tool, and it has none here."
 NO_IMAGE = "I need a picture to talk about: please send me one, and ask again."
 RESTART_NOTICE = "I am being restarted. Your question is kept, and I will answer it when I am back."
 _SECONDS_BETWEEN_TRIES = 1.0
@@ -67,6 +69,10 @@ class AnswerWriter:
                     pass
                 case FinishReason.LENGTH:
                     answer.add_notice(CUT_NOTICE)
+                case FinishReason.FILTERED:
+                    answer.add_notice(FILTERED_NOTICE)
+                case FinishReason.TOOL_CALL:
+                    answer.add_notice(TOOL_NOTICE)
                 case FinishReason.CANCELLED:
                     status = AnswerStatus.STOPPED
                 case _ as never:
@@ -89,6 +95,17 @@ class AnswerWriter:
             await self._fail(turn, answer, "Something went wrong on my side, and I could not answer. Please try again.")
 
     async def _ask(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
+        """Ask the model, and once more with fewer of the older turns if only its refusal told how little it takes, as a remote
+        server's does."""
+        context_length = self.model.capabilities.context_length
+        try:
+            return await self._ask_once(turn, answer, is_again=is_again, is_patient=is_patient)
+        except PromptTooLong:
+            if answer.text or self.model.capabilities.context_length >= context_length:
+                raise
+        return await self._ask_once(turn, answer, is_again=is_again, is_patient=is_patient)
+
+    async def _ask_once(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
         """Send the turn to the model and follow its stream. None if the answer was stopped before the stream ended."""
         if answer.is_stopped:
             return None
@@ -196,4 +213,4 @@ def leave_for_restart(turn: StoredTurn, answer: RunningAnswer) -> None:
 
 def first_notices(turn: StoredTurn) -> Sequence[str]:
     """The notices that a turn had before its answer, for when it is answered again."""
-    return [notice for notice in turn.notices if notice != CUT_NOTICE]
+    return [notice for notice in turn.notices if notice not in (CUT_NOTICE, FILTERED_NOTICE, TOOL_NOTICE)]

@@ -93,6 +93,8 @@ class FinishReason(StrEnum):
     STOP = "stop"  # the model ended its answer
     LENGTH = "length"  # max_new_tokens or the context window was reached
     CANCELLED = "cancelled"
+    FILTERED = "content_filter"  # a remote server's content filter cut it off
+    TOOL_CALL = "tool_calls"  # the model wanted to go on with a tool, and there is none
 
 
 @dataclass(frozen=True, slots=True)

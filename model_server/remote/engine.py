@@ -1,7 +1,8 @@
 """An engine on another machine, behind the same `Engine` interface; `InferenceLoop` keeps the queue, limits and cancelling.
 
 * Until an answer's first word arrives, an unreachable or busy server is asked again a few times, with growing delays; afterwards
-  never, because the listener would get the beginning twice.
+  never, because the listener would get the beginning twice. What it refuses is told at once, unless it refuses an optional field of
+  the request: then it is asked without it, now and from then on.
 * An unreachable server does not break the engine: requests fail meanwhile, and no restart is needed.
 * Cancelling closes the connection, which makes such servers stop.
 
@@ -18,17 +19,20 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from model_server.engine import EngineOutput, OnFailure, OnOutputs
-from model_server.errors import EngineFailed, ModelLoadError, ModelServerError
+from model_server.errors import EngineFailed, ModelLoadError, ModelServerError, PromptTooLong
 from model_server.loop import InferenceLoop
-from model_server.remote.connection import Connection, NotYet, RemoteServer
-from model_server.remote.protocol import NOT_UNDERSTOOD, Piece, request_body
+from model_server.remote.connection import Connection, FieldsRefused, NotYet, RemoteServer
+from model_server.remote.listing import ServedModel
+from model_server.remote.pieces import Piece
+from model_server.remote.refusals import NOT_UNDERSTOOD
+from model_server.remote.request import optional_fields, request_body
 from model_server.types import FinishReason, Message, ModelCapabilities, SamplingParams, Usage
 
 DEFAULT_CONTEXT_LENGTH = 4096  # LLaVA-1.5's
 DEFAULT_IMAGE_TOKENS = 576  # LLaVA-1.5's
 MAX_RUNNING = 256  # what a cluster batches at a time; other requests wait here, where their queue position is shown
 RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0)
-_MAX_RETRY_AFTER_SECONDS = 10.0
+_MAX_RETRY_AFTER_SECONDS = 30.0  # whoever asked is not kept waiting longer
 _BYTES_PER_TOKEN = 3  # of UTF-8; English has about four
 _TOKENS_PER_MESSAGE = 8  # for what a template adds around each
 
@@ -45,6 +49,9 @@ class RemoteEngine:
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._has_learned = False  # whether the server's model is known
+        self._told: ServedModel | None = None  # what was last logged of it
+        self._left_out: frozenset[str] = frozenset()  # the fields that the server does not take
+        self._stated_context_length: int | None = None  # by its errors, in tokens
         self._capabilities = ModelCapabilities(
             model_name=server.model or "",
             context_length=server.context_length or DEFAULT_CONTEXT_LENGTH,
@@ -112,9 +119,25 @@ class RemoteEngine:
 
     async def _learn(self) -> None:
         served = await self._connection.served_model()
+        self._tell(served)
+        if served.name != self._capabilities.model_name:
+            self._stated_context_length = None
         context_length = self._server.context_length or served.context_length or DEFAULT_CONTEXT_LENGTH
+        context_length = min(context_length, self._stated_context_length or context_length)
         self._capabilities = replace(self._capabilities, model_name=served.name, context_length=context_length)
         self._has_learned = True
+
+    def _tell(self, served: ServedModel) -> None:
+        """Log which model is used, when that is new."""
+        if served == self._told:
+            return
+        self._told = served
+        _log.info("The model server at %s answers with the model %s.", self._connection.url, served.shown_name)
+        if served.others:
+            _log.warning(
+                "The model server at %s lists %d models. The settings name none, so %s is used. They can name another: %s.",
+                *(self._connection.url, len(served.others) + 1, served.shown_name, served.shown_others),
+            )
 
     async def _answer(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None) -> None:
         reason: FinishReason | None = None
@@ -127,6 +150,8 @@ class RemoteEngine:
                         self._on_outputs([EngineOutput(request_id, piece.text)])
         except ModelServerError as error:
             self._has_learned = False  # a restarted server may have another model
+            if isinstance(error, PromptTooLong):
+                self._correct_context_length(error)
             self._on_outputs([EngineOutput(request_id, error=error)])
         except Exception as error:
             _log.error("A request to the model server failed: %s", type(error).__name__)
@@ -140,25 +165,56 @@ class RemoteEngine:
         self, messages: Sequence[Message], sampling: SamplingParams, system: str | None
     ) -> AsyncGenerator[Piece, None]:
         """The pieces of the answer, with retries before the first."""
-        for delay in (*self._retry_delays_seconds, None):
+        delays = iter(self._retry_delays_seconds)
+        left_out = self._left_out
+        while True:
+            optional = optional_fields(sampling, left_out)
             try:
                 if not self._has_learned:
                     await self._learn()
-                body = await asyncio.to_thread(request_body, self._capabilities.model_name, messages, sampling, system)
+                body = await asyncio.to_thread(request_body, self._capabilities.model_name, messages, optional, system)
                 async with contextlib.aclosing(self._connection.answer(body)) as pieces:
                     async for piece in pieces:
+                        self._leave_out(left_out)
                         yield piece
                 return
+            except FieldsRefused as refused:
+                suspects = refused.refusal.fields & optional.keys()
+                if not suspects:
+                    _log.error("The model server at %s refused a question: %s.", self._connection.url, refused.refusal.advice)
+                    raise refused.refusal.error from None
+                left_out |= suspects
             except NotYet as not_yet:
-                if delay is None:
+                delay = next(delays, None)
+                if delay is None or not_yet.after_seconds > _MAX_RETRY_AFTER_SECONDS:
                     raise not_yet.error from None
-                await asyncio.sleep(max(delay, min(not_yet.after_seconds, _MAX_RETRY_AFTER_SECONDS)))
+                await asyncio.sleep(max(delay, not_yet.after_seconds))
+
+    def _leave_out(self, fields: frozenset[str]) -> None:
+        """Remember the fields without which the server has just begun to answer."""
+        if fields - self._left_out:
+            self._left_out |= fields
+            names = ", ".join(sorted(fields))
+            _log.warning("The model server at %s does not take %s: it is asked without.", self._connection.url, names)
 
     def _correct_guess(self, messages: Sequence[Message], system: str | None, usage: Usage) -> None:
-        if num_images := _num_images(messages):
+        """Learn from the server's count how many tokens a picture takes. A count that goes beyond the context is no measure: one
+        of the two is wrong, and nothing would fit any more."""
+        num_images = _num_images(messages)
+        if num_images and usage.num_prompt_tokens < self._capabilities.context_length:
             seen = math.ceil((usage.num_prompt_tokens - _num_text_tokens(messages, system)) / num_images)
             if seen > self._capabilities.num_image_tokens:
                 self._capabilities = replace(self._capabilities, num_image_tokens=seen)
+
+    def _correct_context_length(self, error: PromptTooLong) -> None:
+        """Believe a server that says how little it takes, so that the next questions leave out enough of their chats."""
+        if 0 < error.max_tokens < self._capabilities.context_length:
+            _log.warning(
+                "The model server at %s takes %d tokens, not %d.",
+                *(self._connection.url, error.max_tokens, self._capabilities.context_length),
+            )
+            self._stated_context_length = error.max_tokens
+            self._capabilities = replace(self._capabilities, context_length=error.max_tokens)
 
 
 async def open_remote(

@@ -83,9 +83,9 @@ def event(content: dict[str, Any]) -> bytes:
 
 def finish_reason_name(reason: FinishReason) -> str:
     match reason:
-        case FinishReason.LENGTH:
-            return "length"
-        case FinishReason.STOP | FinishReason.CANCELLED:
+        case FinishReason.LENGTH | FinishReason.FILTERED:
+            return reason.value
+        case FinishReason.STOP | FinishReason.CANCELLED | FinishReason.TOOL_CALL:  # there is no tool call in the answer
             return "stop"
         case _ as never:
             assert_never(never)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import shutil
 import ssl
@@ -15,112 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from model_server.errors import EngineFailed, ModelLoadError, ModelServerError, QueueFull
 from model_server.images import read_image
 from model_server.loop import InferenceLoop
 from model_server.remote.connection import RemoteServer
 from model_server.remote.engine import open_remote
-from model_server.remote.protocol import AWAY, BROKEN_OFF, BUSY, NOT_UNDERSTOOD
-from model_server.types import ChatRequest, Delta, Finished, FinishReason, Message, Role, SamplingParams, StreamEvent
+from model_server.remote.refusals import AWAY, BROKEN_OFF, BUSY, NOT_UNDERSTOOD
+from model_server.types import ChatRequest, Delta, Finished, FinishReason, Message, Role, StreamEvent
 from tests.images import red_circle
-
-TIMEOUT_SECONDS = 20
-KEY = "sk-hunter2"
-HELLO = (Message(Role.USER, "Hello"),)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def chunk(text: str | None = None, reason: str | None = None, **more: object) -> str:
-    delta = {} if text is None else {"content": text}
-    return "data: " + json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}) + "\n\n"
-
-
-USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
-GOOD = (
-    chunk("Good"),
-    chunk(" day"),
-    chunk(reason="stop"),
-    f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\n",
-    "data: [DONE]\n\n",
+from tests.model_server.scripted_server import (
+    GOOD,
+    HELLO,
+    KEY,
+    TIMEOUT_SECONDS,
+    USAGE,
+    Handler,
+    Server,
+    answers,
+    ask,
+    chunk,
+    drops,
+    streams,
+    text_of,
 )
-
-
-def streams(*events: str, then_breaks: bool = False, until: asyncio.Event | None = None) -> Handler:
-    """Sends events; then ends, or breaks the connection, or waits."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for event in events:
-            await response.write(event.encode())
-        if until is not None:
-            try:
-                await asyncio.Event().wait()
-            finally:
-                until.set()
-        if then_breaks:
-            assert request.transport is not None
-            request.transport.abort()
-        return response
-
-    return handle
-
-
-def answers(status: int, error: object = None, **headers: str) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return web.json_response({"error": error}, status=status, headers=headers)
-
-    return handle
-
-
-async def drops(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-class Server:
-    """Answers with the given handlers in turn, then with the last one; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.handlers: list[Handler] = [streams(*GOOD)]
-        self.models: Handler | None = None  # in place of a good list
-        self.entries: list[dict[str, object]] = [{"id": "first", "max_model_len": 2000}, {"id": "second"}]
-        self.asked: list[dict[str, Any]] = []
-        self.authorizations: list[str | None] = []
-        self.port = 0
-        self._runner: web.AppRunner | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    async def start(self, certificate: ssl.SSLContext | None = None) -> None:
-        app = web.Application(client_max_size=2**26)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=certificate).start()
-        self.port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _models(self, request: web.Request) -> web.StreamResponse:
-        if self.models is not None:
-            return await self.models(request)
-        return web.json_response({"object": "list", "data": self.entries})
-
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
-        self.authorizations.append(request.headers.get("Authorization"))
-        self.asked.append(await request.json())
-        handler = self.handlers.pop(0) if len(self.handlers) > 1 else self.handlers[0]
-        return await handler(request)
 
 
 @pytest.fixture
@@ -141,16 +58,6 @@ async def connect(server: Server) -> AsyncIterator[Callable[..., Awaitable[Infer
             return loop
 
         yield open_one
-
-
-async def ask(loop: InferenceLoop, messages: Sequence[Message] = HELLO, **sampling: Any) -> list[StreamEvent]:
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        stream = loop.submit(ChatRequest("r", tuple(messages), SamplingParams(**sampling)))
-        return [event async for event in stream]
-
-
-def text_of(events: list[StreamEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Delta))
 
 
 # --- what is asked, and what comes back
@@ -230,9 +137,9 @@ async def test_servers_end_their_answers_in_many_ways(server: Server, connect: C
         (("data: {nonsense\n\n",), NOT_UNDERSTOOD),
         (('data: {"choices": [7]}\n\n',), NOT_UNDERSTOOD),
         (('data: ["x"]\n\n',), NOT_UNDERSTOOD),
-        ((chunk("a"), chunk(reason="abort")), NOT_UNDERSTOOD),
+        ((chunk("a"), chunk(reason="abort")), BROKEN_OFF),
         (("data: " + "x" * 300_000 + "\n\n",), NOT_UNDERSTOOD),
-        ((chunk("a"), "data: [DONE]\n\n"), BROKEN_OFF),
+        ((chunk("a"),), BROKEN_OFF),
         ((chunk("a"), 'data: {"error": "CUDA error"}\n\n'), "The model server could not answer this."),
         (('data: {"error": {"message": "maximum context length is 5", "code": 400}}\n\n',), "This is too long for me."),
     ],

@@ -15,7 +15,7 @@ from model_server.packed.engine import PackedEngine
 from model_server.prompt import SYSTEM, Prompt, PromptTemplate
 from model_server.remote.connection import RemoteServer
 from model_server.remote.engine import RemoteEngine
-from model_server.remote.protocol import request_body
+from model_server.remote.request import request_body
 from model_server.serve.request import KnownAnswers
 from model_server.types import ChatRequest, Finished, Image, Message, Role, SamplingParams
 from tests.model_server.small_families import (
@@ -154,10 +154,10 @@ async def test_chats_that_were_told_different_things_share_no_rows_after_that(
 
 
 async def test_a_server_far_away_is_told_it_as_a_system_message_which_counts() -> None:
-    body = json.loads(request_body("m", [Q1], SamplingParams(), f" {PIRATE}\n"))
+    body = json.loads(request_body("m", [Q1], {}, f" {PIRATE}\n"))
     assert body["messages"] == [{"role": "system", "content": PIRATE}, {"role": "user", "content": "Q1"}]
     for blank in (None, " "):
-        assert [m["role"] for m in json.loads(request_body("m", [Q1], SamplingParams(), blank))["messages"]] == ["user"]
+        assert [m["role"] for m in json.loads(request_body("m", [Q1], {}, blank))["messages"]] == ["user"]
     engine = RemoteEngine(RemoteServer("http://127.0.0.1:1/v1"))
     assert engine.num_prompt_tokens([Q1], "x" * 300) >= engine.num_prompt_tokens([Q1]) + 100
     await engine._close()
