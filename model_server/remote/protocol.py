@@ -70,6 +70,8 @@ def request_body(model: str, messages: Sequence[Message], sampling: SamplingPara
         body["top_p"] = sampling.top_p
     if sampling.top_k:
         body["top_k"] = sampling.top_k
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
     return json.dumps(body).encode()
 
 
