@@ -47,7 +47,7 @@ def _cut(scores: torch.Tensor, samplings: Sequence[SamplingParams]) -> torch.Ten
     """Set to -inf all but the `top_k` best ids, and all but the fewest ids whose probabilities add up to `top_p`."""
     num_ids = scores.shape[-1]
     ordered, order = scores.sort(-1, descending=True)
-    top_k = _column([s.top_k or num_ids for s in samplings], scores)
+    top_k = _column([min(s.top_k or num_ids, num_ids) for s in samplings], scores)  # a client's number may be larger than a float
     ordered = ordered.masked_fill(torch.arange(num_ids, device=scores.device) >= top_k, -torch.inf)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities

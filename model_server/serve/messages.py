@@ -159,4 +159,6 @@ def explain(location: Sequence[int | str], problem: dict[str, Any]) -> tuple[str
         return param, "Messages with this role are not supported here; system, developer, user and assistant are."
     if len(path) == 3 and path[2] == "type" and problem["type"] == "literal_error":
         return param, "Items of this type are not supported here; messages are."
+    if problem["type"] in ("model_type", "model_attributes_type"):  # pydantic's words would be about our classes
+        return param, f"{param}: Input should be a JSON object."
     return param, f"{param}: {problem['msg']}."

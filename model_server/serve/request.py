@@ -92,7 +92,7 @@ class CompletionRequest(GenerationRequest):
     max_completion_tokens: NumTokens = None
     top_k: int | None = Field(None, ge=-1)
     seed: _Seed = None
-    stop: str | list[str] | None = None
+    stop: Annotated[list[str] | None, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = None
 
     @property
     def chat(self) -> list[ChatMessage]:
@@ -100,7 +100,7 @@ class CompletionRequest(GenerationRequest):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return tuple(self.stop or ())
 
     @property
     def has_usage_chunk(self) -> bool:

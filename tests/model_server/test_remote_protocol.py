@@ -95,6 +95,11 @@ def original(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (6, 4
     return read_image(buffer.getvalue(), f"picture.{kind.lower()}")
 
 
+def test_a_seed_is_sent_if_there_is_one() -> None:
+    bodies = [json.loads(request_body("m", [Message(Role.USER, "?")], SamplingParams(seed=seed))) for seed in (None, 0)]
+    assert [body.get("seed") for body in bodies] == [None, 0]
+
+
 def sent(image: Image) -> tuple[str, bytes]:
     [message] = json.loads(request_body("m", [Message(Role.USER, "?", (image,))], SamplingParams()))["messages"]
     head, _, data = message["content"][0]["image_url"]["url"].partition(",")

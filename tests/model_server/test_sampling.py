@@ -45,6 +45,11 @@ def test_greedy_and_sampled_answers_side_by_side() -> None:
     assert choose(logits, samplings) == [1, 1, 1]
 
 
+def test_a_limit_beyond_all_numbers_is_none() -> None:
+    """Clients choose it; it once ended the engine for everybody."""
+    assert choose(torch.tensor([[0.0, 90.0, 1.0]]), [SamplingParams(1, 1.0, top_k=10**400)]) == [1]
+
+
 def test_tokens_come_as_often_as_the_model_says() -> None:
     torch.manual_seed(0)
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
