@@ -82,23 +82,28 @@ class Completion:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, text: str, reason: FinishReason, usage: Usage) -> dict[str, Any]:
+        """The completion with its one choice."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason_name(reason)}
         return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(usage)}
 
     def beginning(self) -> bytes:
+        """The role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, text: str) -> bytes:
+        """A chunk of text."""
         return self._chunk({"content": text})
 
     def end(self, text: str, reason: FinishReason, usage: Usage) -> bytes:
+        """The finish reason, then the token counts if they are wanted."""
         last = self._chunk({}, _finish_reason_name(reason))
         if self.has_usage_chunk:
             last += event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(usage)})
         return last + b"data: [DONE]\n\n"
 
     def failure(self, body: dict[str, Any]) -> bytes:
+        """The error, which OpenAI's clients raise."""
         return event(body)
 
     def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:

@@ -4,7 +4,7 @@
 import asyncio
 
 from agents import Agent, OpenAIResponsesModel, Runner, set_tracing_disabled
-from common import DATA_URL, URL, report
+from assignment import DATA_URL, URL, report
 from openai import AsyncOpenAI
 from openai.types.responses import ResponseTextDeltaEvent
 

@@ -1,6 +1,6 @@
 // The parts of the programs for the `ai` package that do not depend on its provider.
 import { generateText, streamText } from 'ai'
-import { BASE64, report } from './common.mjs'
+import { BASE64, report } from './assignment.mjs'
 
 export async function talk(model) {
   const picture = { type: 'image', image: Buffer.from(BASE64, 'base64') }

@@ -2,7 +2,7 @@
 """instructor, without a schema: those need tools, which are refused by name."""
 
 import instructor
-from common import DATA_URL, URL, report
+from assignment import DATA_URL, URL, report
 from openai import OpenAI
 
 client = instructor.from_openai(OpenAI(base_url=URL, api_key="none"), mode=instructor.Mode.MD_JSON)

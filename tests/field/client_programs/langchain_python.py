@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """langchain-openai."""
 
-from common import BASE64, URL, report
+from assignment import BASE64, URL, report
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 

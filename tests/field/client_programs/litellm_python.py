@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """litellm, with its prefix for servers of OpenAI's protocol."""
 
-from common import DATA_URL, URL, report
+from assignment import DATA_URL, URL, report
 from litellm import completion
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import tempfile
 
-from common import BASE64, URL, report
+from assignment import BASE64, URL, report
 
 folder = tempfile.mkdtemp()
 os.environ["LLM_USER_PATH"] = folder

@@ -1,6 +1,6 @@
 // openai for JavaScript: chat completions.
 import OpenAI from 'openai'
-import { DATA_URL, URL, report } from './common.mjs'
+import { DATA_URL, URL, report } from './assignment.mjs'
 
 const client = new OpenAI({ baseURL: URL, apiKey: 'none' })
 const ask = (messages, options) => client.chat.completions.create({ model: 'tiny', messages, ...options })

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """openai for Python: responses."""
 
-from common import DATA_URL, URL, report
+from assignment import DATA_URL, URL, report
 from openai import OpenAI
 
 client = OpenAI(base_url=URL, api_key="none")

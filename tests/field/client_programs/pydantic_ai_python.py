@@ -4,7 +4,7 @@
 import asyncio
 import base64
 
-from common import BASE64, URL, report
+from assignment import BASE64, URL, report
 from pydantic_ai import Agent, BinaryContent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
