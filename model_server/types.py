@@ -51,12 +51,14 @@ class Message:
 class SamplingParams:
     """How to choose tokens. `temperature` 0 is greedy decoding; `top_k` 0 and `top_p` 1 are no limit.
 
-    Raises ValueError for a value out of range."""
+    With a `seed` (a signed 64-bit number) the same chat gets the same answer again, whatever else is answered at the time. Raises
+    ValueError for a value out of range."""
 
     max_new_tokens: int = 512
     temperature: float = 0.2
     top_p: float = 1.0
     top_k: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -67,6 +69,8 @@ class SamplingParams:
             raise ValueError("top_p must be above 0 and at most 1")
         if self.top_k < 0:
             raise ValueError("top_k must not be negative (0 means no limit)")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise ValueError("seed must be a signed 64-bit number")
 
     @property
     def is_greedy(self) -> bool:

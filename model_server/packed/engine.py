@@ -22,7 +22,7 @@ from model_server.engine import EngineOutput, OnFailure, OnOutputs
 from model_server.errors import EngineFailed, ModelLoadError
 from model_server.packed.attention import PackedBatch, use_packed_attention
 from model_server.packed.cache import UNIT, Extent, PackedCache, make_cache, units
-from model_server.packed.sampling import choose
+from model_server.packed.sampling import choose, make_generator
 from model_server.types import FinishReason, Image, Message, ModelCapabilities, SamplingParams
 from model_server.vision import BLOCK_ROWS, ImageStore, num_prompt_tokens
 
@@ -38,6 +38,7 @@ class _Request:
     images: tuple[Image, ...]
     sampling: SamplingParams
     detokenizer: Detokenizer
+    generator: torch.Generator | None
     extent: Extent | None = None
     num_cached: int = 0
     num_new: int = 0
@@ -126,7 +127,12 @@ class PackedEngine:
     def add(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None = None) -> None:
         prompt = self._checkpoint.template.encode(messages, system)
         request = _Request(
-            request_id, self.images.pin_prompt(prompt), prompt.images, sampling, Detokenizer(self._checkpoint.tokenizer)
+            request_id,
+            self.images.pin_prompt(prompt),
+            prompt.images,
+            sampling,
+            Detokenizer(self._checkpoint.tokenizer),
+            make_generator(sampling, self._model.device),
         )
         with self._has_news:
             is_alive = self._thread is not None and self._thread.is_alive() and not self._is_stopping
@@ -218,8 +224,9 @@ class PackedEngine:
         self.num_computed_tokens += sum(len(new) for new in ids)
         written = [i for i, (request, extent, _) in enumerate(chosen) if len(extent.ids) == len(request.ids)]
         if written:
-            next_ids = choose(logits[written], [chosen[i][0].sampling for i in written])
-            news = [self._append(chosen[i][0], next_id) for i, next_id in zip(written, next_ids, strict=True)]
+            writing = [chosen[i][0] for i in written]
+            next_ids = choose(logits[written], [r.sampling for r in writing], [r.generator for r in writing])
+            news = [self._append(request, next_id) for request, next_id in zip(writing, next_ids, strict=True)]
             self._on_outputs([output for output in news if output is not None])
 
     def _chosen(self, requests: Sequence[_Request]) -> list[tuple[_Request, Extent, int]]:

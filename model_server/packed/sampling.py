@@ -11,11 +11,19 @@ from model_server.types import SamplingParams
 _MIN_TEMPERATURE = 1e-3
 
 
-def choose(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[int]:
+def make_generator(sampling: SamplingParams, device: torch.device) -> torch.Generator | None:
+    """The random numbers of one answer with a seed; None for an answer that draws from torch's global generator."""
+    return None if sampling.seed is None or sampling.is_greedy else torch.Generator(device).manual_seed(sampling.seed)
+
+
+def choose(
+    logits: torch.Tensor, samplings: Sequence[SamplingParams], generators: Sequence[torch.Generator | None] | None = None
+) -> list[int]:
     """Sample one token id for each row of `logits` (answers, vocabulary), row i with `samplings[i]`.
 
     Applies temperature, then top_k, then top_p, in the order of transformers' `generate`; temperatures above 0 are at least 0.001.
-    Greedy rows take the most likely id. The random draws use torch's global generator."""
+    Greedy rows take the most likely id. Row i draws from `generators[i]`, or from torch's global generator where that is None: so
+    an answer with a generator of its own does not depend on the other rows."""
     ids = logits.argmax(-1)
     rows = [i for i, sampling in enumerate(samplings) if not sampling.is_greedy]
     if rows:
@@ -26,7 +34,11 @@ def choose(logits: torch.Tensor, samplings: Sequence[SamplingParams]) -> list[in
             scores[is_cut] = _cut(scores[is_cut], [chosen[i] for i in is_cut])
         # argmax(p / e), e exponentially distributed, is id i with probability p[i] (the "exponential race"); no sort, no transfer.
         probabilities = scores.softmax(-1)
-        ids[rows] = (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
+        noise = torch.empty_like(probabilities).exponential_()
+        for row, i in enumerate(rows):
+            if generators is not None and generators[i] is not None:
+                noise[row].exponential_(generator=generators[i])
+        ids[rows] = (probabilities / noise).argmax(-1)
     chosen_ids: list[int] = ids.tolist()
     return chosen_ids
 
@@ -35,7 +47,7 @@ def _cut(scores: torch.Tensor, samplings: Sequence[SamplingParams]) -> torch.Ten
     """Set to -inf all but the `top_k` best ids, and all but the fewest ids whose probabilities add up to `top_p`."""
     num_ids = scores.shape[-1]
     ordered, order = scores.sort(-1, descending=True)
-    top_k = _column([s.top_k or num_ids for s in samplings], scores)
+    top_k = _column([min(s.top_k or num_ids, num_ids) for s in samplings], scores)  # a client's number may be larger than a float
     ordered = ordered.masked_fill(torch.arange(num_ids, device=scores.device) >= top_k, -torch.inf)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities

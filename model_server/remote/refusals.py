@@ -24,8 +24,8 @@ BROKEN_OFF = "The model server broke off in the middle of the answer. Please ask
 NOT_UNDERSTOOD = f"The model server gave an answer that I cannot read. {TELL}"
 FILTERED = "The model server's content filter does not let this through. Please ask in another way, or about another picture."
 
-OPTIONAL_FIELDS = ("stream_options", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k")
-_RARE_FIELDS = frozenset({"stream_options", "top_k"})  # those that the oldest form of the protocol lacks
+OPTIONAL_FIELDS = ("stream_options", "stream", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed")
+_RARE_FIELDS = frozenset({"stream_options", "top_k", "seed"})  # those that the oldest form of the protocol lacks
 _MAX_CHARACTERS = 20_000  # of an error, that are looked at
 _QUOTES = ("input", "ctx", "inputs", "messages", "prompt")  # where a server's error has what it was asked
 _TEMPORARY = (408, 425, 429, 502, 503, 504, 529)

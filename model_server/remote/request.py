@@ -32,6 +32,8 @@ def optional_fields(sampling: SamplingParams, left_out: Collection[str] = ()) ->
         fields["top_p"] = sampling.top_p
     if sampling.top_k:
         fields["top_k"] = sampling.top_k
+    if sampling.seed is not None:
+        fields["seed"] = sampling.seed
     if "max_tokens" in left_out:
         fields["max_completion_tokens"] = sampling.max_new_tokens
     if "stream" in left_out:  # one means nothing without the other

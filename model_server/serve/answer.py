@@ -1,4 +1,4 @@
-"""The responses of our HTTP server: OpenAI's chat completions, whole or in chunks, and its error objects.
+"""The responses of our HTTP server: OpenAI's chat completions, whole or in chunks.
 
 Format: https://platform.openai.com/docs/api-reference/chat/object and /chat-streaming.
 """
@@ -9,13 +9,32 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
-from model_server.errors import ImageError, ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
-from model_server.serve.request import BadRequest
 from model_server.types import FinishReason, Usage
 
-RETRY_AFTER_SECONDS = 5
+
+class AnswerForm(Protocol):
+    """How one answer is written down, for a protocol. Its methods return server-sent events, except `whole`."""
+
+    @property
+    def answer_id(self) -> str:
+        """A name that no other answer has."""
+
+    def whole(self, text: str, reason: FinishReason, usage: Usage) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+
+    def beginning(self) -> bytes:
+        """Sent before the first piece, or before the first word about a place in the queue."""
+
+    def piece(self, text: str) -> bytes:
+        """Sent for every piece of text."""
+
+    def end(self, text: str, reason: FinishReason, usage: Usage) -> bytes:
+        """Sent after the last piece. `text` is the whole answer."""
+
+    def failure(self, body: dict[str, Any]) -> bytes:
+        """Sent in place of what is missing. `body` is an error object."""
 
 
 class StopStrings:
@@ -43,6 +62,7 @@ class StopStrings:
         return text[: len(text) - num_held]
 
     def flush(self) -> str:
+        """End the text. Returns what was held back."""
         held, self._held = self._held, ""
         return held
 
@@ -54,34 +74,53 @@ def _overlap(text: str, string: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """Makes the response objects of one answer."""
+    """Writes one answer as a chat completion."""
 
-    completion_id: str
+    answer_id: str
     model: str
+    has_usage_chunk: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
+    def whole(self, text: str, reason: FinishReason, usage: Usage) -> dict[str, Any]:
+        """The completion with its one choice."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason_name(reason)}
         return {**self._head("chat.completion"), "choices": [choice], "usage": _usage(usage)}
 
-    def chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    def beginning(self) -> bytes:
+        """The role."""
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> bytes:
+        """A chunk of text."""
+        return self._chunk({"content": text})
+
+    def end(self, text: str, reason: FinishReason, usage: Usage) -> bytes:
+        """The finish reason, then the token counts if they are wanted."""
+        last = self._chunk({}, _finish_reason_name(reason))
+        if self.has_usage_chunk:
+            last += event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(usage)})
+        return last + b"data: [DONE]\n\n"
+
+    def failure(self, body: dict[str, Any]) -> bytes:
+        """The error, which OpenAI's clients raise."""
+        return event(body)
+
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return event({**self._head("chat.completion.chunk"), "choices": [choice]})
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return event({**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(usage)})
-
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self.completion_id, "object": kind, "created": self.created, "model": self.model}
+        return {"id": self.answer_id, "object": kind, "created": self.created, "model": self.model}
 
 
-def event(content: dict[str, Any]) -> bytes:
+def event(content: dict[str, Any], name: str | None = None) -> bytes:
     """Encode a server-sent event (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-    return b"data: " + json.dumps(content).encode() + b"\n\n"
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + json.dumps(content).encode() + b"\n\n"
 
 
-def finish_reason_name(reason: FinishReason) -> str:
+def _finish_reason_name(reason: FinishReason) -> str:
     match reason:
         case FinishReason.LENGTH | FinishReason.FILTERED:
             return reason.value
@@ -89,31 +128,6 @@ def finish_reason_name(reason: FinishReason) -> str:
             return "stop"
         case _ as never:
             assert_never(never)
-
-
-def error_object(sentence: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
-
-
-def describe_error(error: ModelServerError | BadRequest) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """HTTP status, body and headers for an error that has a sentence."""
-    sentence = str(error)
-    later = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    match error:
-        case BadRequest():
-            return error.status, error_object(sentence, "invalid_request_error", error.param, error.code), {}
-        case QueueFull():
-            return 429, error_object(sentence, "rate_limit_error", code="queue_full"), later
-        case ShuttingDown():
-            return 503, error_object(sentence, "server_error", code="shutting_down"), later
-        case PromptTooLong():
-            return 400, error_object(sentence, "invalid_request_error", "messages", "context_length_exceeded"), {}
-        case ImageError():
-            return 400, error_object(sentence, "invalid_request_error", "messages", "invalid_image"), {}
-        case RequestRefused():
-            return 400, error_object(sentence, "invalid_request_error"), {}
-        case _:
-            return 500, error_object(sentence, "server_error"), {}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from model_server.errors import EngineFailed, PromptTooLong
 from model_server.images import read_image
 from model_server.remote.listing import read_models
 from model_server.remote.refusals import AWAY, BUSY, FILTERED, LOADING, refusal
-from model_server.remote.request import request_body
-from model_server.types import Image, Message, Role
+from model_server.remote.request import optional_fields, request_body
+from model_server.types import Image, Message, Role, SamplingParams
 
 # What servers say, in the words that their users have reported or close to them.
 VLLM_TOO_LONG = {
@@ -170,7 +170,7 @@ def test_a_chat_that_is_too_long_is_told_in_many_wordings(status: int, message: 
 NO_MODEL = "The model server does not have the model"
 NO_IMAGES = "The model behind me cannot look at this picture."
 LOST = "The model server could not answer this."
-RARE = {"stream_options", "top_k"}
+RARE = {"stream_options", "top_k", "seed"}
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,11 @@ def original(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (6, 4
     buffer = io.BytesIO()
     PilImage.new(mode, size, "red" if mode.startswith("RGB") else 1000).save(buffer, kind, **options)
     return read_image(buffer.getvalue(), f"picture.{kind.lower()}")
+
+
+def test_a_seed_is_sent_if_there_is_one() -> None:
+    assert [optional_fields(SamplingParams(seed=seed)).get("seed") for seed in (None, 0)] == [None, 0]
+    assert "seed" not in optional_fields(SamplingParams(seed=0), {"seed"})
 
 
 def sent(image: Image) -> tuple[str, bytes]:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,73 +20,17 @@ from model_server.errors import EngineFailed, ImageError
 from model_server.local import open_local
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import StopStrings
-from model_server.serve.request import KnownAnswers
+from model_server.serve.known_answers import KnownAnswers
 from model_server.serve.server import CompletionServer, ServeAddressError
 from model_server.types import Message, Role
-from tests.images import red_circle
+from tests.model_server.served import DATA_URL, KEY, RED_CIRCLE, TIMEOUT_SECONDS, about, collected, serving, text_of
 from tests.model_server.worded_engine import WordedEngine
-
-KEY = "a key of sixteen characters or more"
-TIMEOUT_SECONDS = 60
-
-
-RED_CIRCLE = red_circle()
-DATA_URL = f"data:image/png;base64,{base64.b64encode(RED_CIRCLE).decode()}"
-
-
-def about(url: str, text: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]}
-
-
-class Served:
-    """One server over one engine, and a client of it."""
-
-    def __init__(self, model: InferenceLoop, server: CompletionServer, client: openai.AsyncOpenAI) -> None:
-        self.model, self.server, self.client = model, server, client
-
-    async def ask(self, *messages: Any, **options: Any) -> Any:
-        """The answer, or the stream of its chunks."""
-        options = {"model": self.model.capabilities.model_name, **options}
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            return await self.client.chat.completions.create(messages=list(messages), **options)
-
-    async def post(self, **headers: str) -> tuple[int, Any]:
-        body = b'{"model": "worded", "messages": [{"role": "user", "content": "Hi"}]}'
-        async with aiohttp.ClientSession() as http:
-            url = f"{self.server.url}/chat/completions"
-            async with http.post(url, data=body, headers={"Content-Type": "application/json", **headers}) as response:
-                return response.status, await response.json()
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[..., Any]]:
-    """Puts a server before an engine; `model` is one that is open already."""
-    async with AsyncExitStack() as stack:
-
-        async def start(
-            engine: WordedEngine | None = None, *, model: InferenceLoop | None = None, max_queue: int = 4, **options: Any
-        ) -> Served:
-            if model is None:
-                model = InferenceLoop(engine or WordedEngine(), max_queue=max_queue, max_running=1)
-                await model.start()
-            server = CompletionServer(model, "127.0.0.1", 0, options.pop("api_key", KEY), **options)
-            await server.start()
-            client = openai.AsyncOpenAI(base_url=server.url, api_key=KEY, max_retries=0)
-            stack.push_async_callback(server.close)
-            stack.push_async_callback(model.close)  # in the order of the program: the model first
-            stack.push_async_callback(client.close)
-            return Served(model, server, client)
-
+    async with serving() as start:
         yield start
-
-
-async def collected(stream: Any) -> list[Any]:
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        return [chunk async for chunk in stream]
-
-
-def text_of(chunks: list[Any]) -> str:
-    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
 # --- with the bundled model
@@ -121,6 +65,19 @@ async def test_the_bundled_model_answers_whole_and_streamed_and_turn_two_is_cach
     # All full pages of turn one, answer included: the ids are those that were generated.
     known = whole.usage.prompt_tokens + whole.usage.completion_tokens
     assert known - 16 <= second.usage.prompt_tokens_details.cached_tokens < second.usage.prompt_tokens
+
+
+async def test_a_seed_gives_the_same_answer_alone_and_in_a_crowd(serve: Callable[..., Any], random_llava: Path) -> None:
+    served = await serve(model=await open_local(str(random_llava), max_running=8))
+
+    async def ask(seed: int | None, question: str = "What is it?") -> str:
+        answer = await served.ask(about(DATA_URL, question), seed=seed, temperature=0.9, max_tokens=30)
+        return str(answer.choices[0].message.content)
+
+    alone = {seed: await ask(seed) for seed in (1, 2, 3)}
+    assert len(set(alone.values())) == 3
+    crowd = await asyncio.gather(ask(None), ask(3), ask(4, "Something longer, for another prompt?"), ask(1), ask(2), ask(1))
+    assert [crowd[1], *crowd[3:]] == [alone[3], alone[1], alone[2], alone[1]]
 
 
 # --- the request
@@ -166,9 +123,9 @@ async def test_sampling_is_the_client_s_or_the_server_s(serve: Callable[..., Any
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
         ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
-        ({"seed": 1, "temperature": 0.5}, "seed", "unsupported_parameter"),
+        ({"seed": 2**63}, "seed", None),
         ({"temperature": 3}, "temperature", None),
-        ({"max_tokens": 0}, "max_tokens", None),
+        ({"max_tokens": -3}, "max_tokens", None),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", None),
         ({"messages": []}, "messages", None),
         ({"messages": [{"role": "tool", "content": "hunter2"}]}, "messages.0.role", None),
@@ -327,7 +284,7 @@ async def test_wrong_names_and_keys(serve: Callable[..., Any]) -> None:
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as http,
         http.get(served.server.url + "/nothing") as response,
     ):
-        assert (response.status, (await response.json())["error"]["message"]) == (404, "Not Found.")
+        assert (response.status, (await response.json())["error"]["code"]) == (404, "unknown_url")
 
 
 async def test_without_a_key_only_this_machine_gets_in(serve: Callable[..., Any]) -> None:

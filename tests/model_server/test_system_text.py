@@ -16,7 +16,7 @@ from model_server.prompt import SYSTEM, Prompt, PromptTemplate
 from model_server.remote.connection import RemoteServer
 from model_server.remote.engine import RemoteEngine
 from model_server.remote.request import request_body
-from model_server.serve.request import KnownAnswers
+from model_server.serve.known_answers import KnownAnswers
 from model_server.types import ChatRequest, Finished, Image, Message, Role, SamplingParams
 from tests.model_server.small_families import (
     FAMILIES,

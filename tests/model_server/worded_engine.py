@@ -26,6 +26,7 @@ class WordedEngine:
         self.systems: list[str | None] = []
         self.cancelled = asyncio.Event()
         self.held = asyncio.Event()
+        self._last_id = ""
         self._loop = asyncio.get_running_loop()
 
     def cache_cost(self, num_prompt_tokens: int, max_new_tokens: int) -> int:
@@ -51,6 +52,12 @@ class WordedEngine:
             self._on_outputs([EngineOutput(request_id, num_cached_tokens=3, finish_reason=reason)])
         else:
             self._loop.call_soon_threadsafe(self.held.set)
+
+        self._last_id = request_id
+
+    def write(self, text: str) -> None:
+        """Say something more in the answer that is held."""
+        self._on_outputs([EngineOutput(self._last_id, text, (0,), 3)])
 
     def cancel(self, request_id: str) -> None:
         self.cancelled.set()
