@@ -198,7 +198,7 @@ def _new_key() -> ThreadKey:
 def _message(key: ThreadKey, question: str, image: str | None) -> IncomingMessage:
     attachments: tuple[Attachment, ...] = ()
     if image is not None and is_link(image):
-        question = f"{question} {image}"
+        question = f"{question} <{image}>"  # so that it is taken as it is
     elif image is not None:
         path = Path(image).expanduser()
         attachments = (Attachment(path.name, lambda max_bytes: asyncio.to_thread(_read_file, path, max_bytes)),)

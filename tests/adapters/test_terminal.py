@@ -224,7 +224,7 @@ async def test_one_question_that_fails_says_why_elsewhere(image: Path) -> None:
 async def test_a_link_travels_in_the_text() -> None:
     handler = RecordingHandler(DONE)
     await ask_once(handler, "https://example.org/a.png", "What?", io.StringIO(), io.StringIO())
-    assert handler.messages[0].text == "What? https://example.org/a.png"
+    assert handler.messages[0].text == "What? <https://example.org/a.png>"
     assert handler.messages[0].attachments == ()
 
 
