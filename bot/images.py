@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from adapters.base import Attachment, AttachmentError
 from adapters.links import find_links
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.sizes import check_size
 from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url
@@ -41,9 +42,9 @@ class ReadImages:
     unread: tuple[str, ...] = ()
 
 
-async def fetch_public_link(url: str, max_bytes: int) -> bytes:
+async def fetch_public_link(url: str, max_bytes: int, *, proxy_for: ProxyFor = no_proxy) -> bytes:
     """Download at most `max_bytes`, from public addresses only. Raises ImageError."""
-    return await fetch_image_url(url, max_bytes=max_bytes)
+    return await fetch_image_url(url, max_bytes=max_bytes, proxy_for=proxy_for)
 
 
 class ImageReader:

@@ -26,8 +26,12 @@ from slack_sdk.http_retry.builtin_async_handlers import (
     AsyncServerErrorRetryHandler,
 )
 from slack_sdk.oauth.installation_store import Bot
+from slack_sdk.socket_mode import aiohttp as socket_client
+from slack_sdk.web import async_base_client
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook import async_client as webhook_client
 
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
@@ -117,12 +121,29 @@ def _retry_after(error: SlackApiError) -> float | None:
     return None
 
 
-def web_client(token: str | None, api_url: str | None, *, is_repeatable: bool = True) -> AsyncWebClient:
+def _no_proxy_of_its_own(*_: object) -> None:
+    """The SDK would take HTTPS_PROXY for every address, also for those in NO_PROXY. We say which proxy it is to use."""
+
+
+for _module in (async_base_client, webhook_client, socket_client):
+    vars(_module)["load_http_proxy_from_env"] = _no_proxy_of_its_own
+
+
+def web_client(
+    token: str | None, api_url: str | None, proxy_for: ProxyFor = no_proxy, *, is_repeatable: bool = True
+) -> AsyncWebClient:
+    """Make a client of the Web API. One that is not `is_repeatable` retries only what Slack has certainly not done."""
     handlers: list[AsyncRetryHandler] = [AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
     if is_repeatable:
         handlers += [AsyncServerErrorRetryHandler(), AsyncConnectionErrorRetryHandler()]
+    address = api_url or DEFAULT_API_URL
     return AsyncWebClient(
-        token=token, base_url=api_url or DEFAULT_API_URL, timeout=CALL_SECONDS, retry_handlers=handlers, logger=sdk_log
+        token=token,
+        base_url=address,
+        timeout=CALL_SECONDS,
+        proxy=proxy_for(address),
+        retry_handlers=handlers,
+        logger=sdk_log,
     )
 
 
@@ -157,8 +178,14 @@ class Workspaces:
     """All workspaces that we are installed in: one with a given token, or several, whose stored tokens `find_bot` reads by team
     id."""
 
-    def __init__(self, api_url: str | None, find_bot: Callable[[str], Awaitable[Bot | None]] | None = None) -> None:
+    def __init__(
+        self,
+        api_url: str | None,
+        find_bot: Callable[[str], Awaitable[Bot | None]] | None = None,
+        proxy_for: ProxyFor = no_proxy,
+    ) -> None:
         self._api_url = api_url
+        self._proxy_for = proxy_for
         self._find_bot = find_bot
         self._known: dict[str, Workspace] = {}
         self._finding = asyncio.Lock()
@@ -171,8 +198,8 @@ class Workspaces:
                 team_id,
                 bot_user_id,
                 token,
-                web_client(token, self._api_url),
-                web_client(token, self._api_url, is_repeatable=False),
+                web_client(token, self._api_url, self._proxy_for),
+                web_client(token, self._api_url, self._proxy_for, is_repeatable=False),
             )
         return known
 

@@ -1,4 +1,4 @@
-"""Addresses as browsers compare them: without upper case, default ports, a dot at the end, or two ways to write one IPv6 address."""
+"""Addresses as browsers compare them: without upper case, default ports, a dot at the end, or other forms of an IPv6 address."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def _make(settings: WebSettings, host: Host) -> Adapter:
     )
 
 
-async def _check(settings: WebSettings) -> AsyncIterator[Finding]:
+async def _check(settings: WebSettings, host: Host) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_look_at_port, settings.host, settings.port)
     if settings.public_url is not None:
         yield Finding("Web page", True, f"People open it at {settings.public_url}, through the proxy before it.")

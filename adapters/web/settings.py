@@ -18,7 +18,7 @@ class WebSettings(PlatformSettings):
     public_url: str | None = Field(
         default=None,
         validation_alias=PUBLIC_URL,
-        description="Where people open the page, if a proxy such as nginx is before it: https://threadsight.example. Demands a web token.",
+        description="Where people open the page if a proxy is before it, such as https://threadsight.example. Demands a web token.",
     )
     token: SecretStr | None = Field(
         default=None, validate_default=True, description="What the web page asks for once before it opens; at least 16 characters."

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from model_server.errors import ModelServerError
-from model_server.fetch import fetch_image_url
+from model_server.fetch import ProxyFor, fetch_image_url, no_proxy
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import Completion, StopStrings, describe_error, error_object, event, finish_reason_name
 from model_server.serve.request import BadRequest, CompletionRequest, FetchImage, KnownAnswers, read_messages, read_request
@@ -42,8 +42,9 @@ class ServeAddressError(ModelServerError):
     """The server cannot listen on the address. The message is for the operator."""
 
 
-async def fetch_public_image(url: str, max_bytes: int) -> bytes:
-    return await fetch_image_url(url, max_bytes=max_bytes)
+async def fetch_public_image(url: str, max_bytes: int, *, proxy_for: ProxyFor = no_proxy) -> bytes:
+    """Download at most `max_bytes`, from public addresses only. Raises `ImageError`."""
+    return await fetch_image_url(url, max_bytes=max_bytes, proxy_for=proxy_for)
 
 
 class CompletionServer:

@@ -1,4 +1,4 @@
-"""Links in a text: properties. What ends a link, case by case, is in tests/field/test_page.py."""
+"""Links in a text: properties. What ends a link, case by case, is in tests/field/test_page_links.py."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
+from adapters.absence import CatchUp
+from adapters.platform import Host
 from adapters.web.platform import PLATFORM
 from adapters.web.server import WebAdapter
 from adapters.web.settings import WebSettings
@@ -15,6 +17,7 @@ from tests.chat_handler import MemoryChatHandler
 
 TOKEN = "correct horse battery staple"
 PUBLIC = "https://home.example/"
+HOST = Host(CatchUp(), 1_000_000, "")
 
 
 @pytest.mark.parametrize(
@@ -208,5 +211,5 @@ def test_a_public_address_without_a_token_is_refused(monkeypatch: pytest.MonkeyP
 
 async def test_doctor_names_the_public_address() -> None:
     settings = WebSettings.model_validate({"public_url": "https://home.example", "token": TOKEN, "port": 0})
-    found = [finding.sentence async for finding in PLATFORM.check(settings)]
+    found = [finding.sentence async for finding in PLATFORM.check(settings, HOST)]
     assert any("https://home.example" in sentence for sentence in found)
