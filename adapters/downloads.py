@@ -22,6 +22,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
+    """A file, and the media type without parameters that the server gave it; it need not be true."""
+
     data: bytes = field(repr=False)
     content_type: str
 
@@ -85,6 +87,7 @@ class Downloader:
 
 
 def same_origin(url: URL, of: URL) -> bool:
+    """Whether two URLs have scheme, host and port in common."""
     return url.is_absolute() and url.origin() == of.origin()
 
 

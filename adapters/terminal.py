@@ -64,6 +64,7 @@ class TerminalAdapter:
         self._is_in_line = False  # whether the last thing printed was a piece of an answer
 
     async def run(self, handler: ChatHandler) -> None:
+        """Ask and answer until the person leaves."""
         self._say(f"Ask me about {self._image}. /help shows what else you can type.", "dim")
         while True:
             try:
@@ -183,6 +184,7 @@ def image_problem(image: str) -> str | None:
 
 
 def is_link(image: str) -> bool:
+    """Whether a picture is named by an http(s) link instead of a path."""
     return image.lower().startswith(("http://", "https://"))
 
 

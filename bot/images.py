@@ -48,6 +48,9 @@ async def fetch_public_link(url: str, max_bytes: int, *, proxy_for: ProxyFor = n
 
 
 class ImageReader:
+    """Reads the pictures of messages, of at most `max_bytes` each. `fetch_link` downloads what is behind a link, and raises
+    ImageError."""
+
     def __init__(self, max_bytes: int, fetch_link: FetchLink = fetch_public_link) -> None:
         self._max_bytes = max_bytes
         self._fetch_link = fetch_link
@@ -118,6 +121,7 @@ def without_links(text: str, links: Sequence[str]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
+    """One or more names as a part of a sentence."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 

@@ -25,6 +25,7 @@ class Proxy:
 
     @property
     def shown(self) -> str:
+        """The address for people to read."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 

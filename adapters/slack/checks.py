@@ -28,6 +28,8 @@ _WRONG_TOKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
+    """What a bot token belongs to. `scopes` is empty if Slack did not tell them."""
+
     team_id: str
     team_name: str
     bot_user_id: str
@@ -36,6 +38,7 @@ class SignIn:
 
     @property
     def missing_scopes(self) -> list[str]:
+        """The scopes that the bot needs and lacks; empty if Slack did not tell its scopes."""
         return sorted(SCOPES.keys() - self.scopes) if self.scopes else []
 
 
@@ -74,6 +77,7 @@ async def _asked(call: Awaitable[AsyncSlackResponse], about: Callable[[str], str
 
 
 def about_scope(scope: str) -> str:
+    """A sentence about a scope that is missing."""
     return f"The bot lacks the scope {scope}: without it {SCOPES[scope]}."
 
 

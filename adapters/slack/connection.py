@@ -51,6 +51,7 @@ class Socket:
         await self._greeted.wait()
 
     async def close(self) -> None:
+        """Close the connection, and wait until the SDK's tasks have ended."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

@@ -90,6 +90,7 @@ def word_of(error: SlackApiError) -> str:
 
 
 def status_of(error: SlackApiError) -> int:
+    """The HTTP status of the response; 0 if there was none."""
     response: Any = error.response
     return int(getattr(response, "status_code", 0) or getattr(response, "status", 0) or 0)
 
@@ -192,6 +193,7 @@ class Workspaces:
         self.only: Workspace | None = None
 
     def learn(self, team_id: str, bot_user_id: str, token: str) -> Workspace:
+        """The workspace with this token, with clients for it. A known one is kept as long as its token is the same."""
         known = self._known.get(team_id)
         if known is None or known.token != token:
             known = self._known[team_id] = Workspace(

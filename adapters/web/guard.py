@@ -63,12 +63,14 @@ class GuessLimit:
         self._at = clock()
 
     def is_spent(self) -> bool:
+        """Whether there is no guess left just now."""
         now = self._clock()
         self._num_left = min(MAX_GUESSES, self._num_left + (now - self._at) / GUESS_RECOVERY_SECONDS)
         self._at = now
         return self._num_left < 1
 
     def count_wrong(self) -> None:
+        """Take one guess away."""
         self._num_left -= 1
 
 
@@ -93,11 +95,13 @@ class Guard:
         self._guesses = GuessLimit()
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Add the routes for signing in."""
         router.add_get("/api/session", self._session)
         router.add_post("/api/session", self._sign_in)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let a request through, or answer it with `{"error": sentence}`; every error of a handler becomes one too."""
         try:
             if request.path not in self._others_paths:
                 self._check(request)
@@ -115,6 +119,7 @@ class Guard:
             return web.json_response({"error": _sentence(500)}, status=500)
 
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add what a browser may do with a response; for aiohttp's `on_response_prepare`."""
         if request.path in self._others_paths:
             return
         for name, value in PAGE_HEADERS.items():

@@ -13,6 +13,8 @@ _EXAMPLE = "https://threadsight.example/"
 
 
 class WebSettings(PlatformSettings):
+    """The page's address here, its public one, and the token. An address that others can reach demands the token."""
+
     host: str = Field(default="127.0.0.1", description="Where the web page listens. Anything but loopback demands a web token.")
     port: int = Field(default=8080, ge=0, le=65_535, description="The web page's port; 0 takes a free one and prints it.")
     public_url: str | None = Field(

@@ -75,6 +75,7 @@ class Connection:
         )
 
     async def close(self) -> None:
+        """Close the session and its connections."""
         await self._session.close()
 
     async def served_model(self) -> ServedModel:

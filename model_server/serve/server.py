@@ -107,6 +107,7 @@ class CompletionServer:
         return await self._model.drain(timeout_seconds)
 
     async def close(self) -> None:
+        """Stop listening; what still runs is cut off."""
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -209,6 +209,17 @@ def test_a_public_address_without_a_token_is_refused(monkeypatch: pytest.MonkeyP
     ]
 
 
+async def test_the_setting_reaches_the_page(handler: MemoryChatHandler) -> None:
+    settings = WebSettings.model_validate({"public_url": "https://home.example", "token": TOKEN, "port": 0})
+    adapter = PLATFORM.make(settings, HOST)
+    assert isinstance(adapter, WebAdapter)
+    async with started(adapter, handler), aiohttp.ClientSession(adapter.url) as client:
+        async with client.get("/api/session", headers={"Host": "home.example", "Origin": "https://home.example"}) as response:
+            assert response.status == 200
+        async with client.get("/api/session", headers={"Host": "other.example"}) as response:
+            assert response.status == 421
+
+
 async def test_doctor_names_the_public_address() -> None:
     settings = WebSettings.model_validate({"public_url": "https://home.example", "token": TOKEN, "port": 0})
     found = [finding.sentence async for finding in PLATFORM.check(settings, HOST)]
