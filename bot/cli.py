@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 
 from bot import platforms
 from bot.config import Settings, SettingsError, hand_on_proxies, load_settings
+from bot.log_format import LogFormat
 from model_server.bench import command as bench
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"threadsight: {problem}", file=sys.stderr)
         return 2
     hand_on_proxies(settings)
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(LogFormat())
     logging.basicConfig(
         level=settings.log_level.upper() if options.command in ("run", "serve") else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        handlers=[to_stderr],
     )
     for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx"):  # their logs are for their developers
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
+import logging
 import os
 import shutil
 import socket
@@ -13,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -21,6 +24,7 @@ from adapters.discord.setup import application_id
 from adapters.slack.checks import check as check_slack
 from bot.config import SettingsError, load_settings
 from bot.doctor import check_proxies
+from bot.log_format import LogFormat
 from bot.proxies import Proxies, read_proxies
 from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url, is_public_address
@@ -225,6 +229,22 @@ async def test_doctor_says_when_it_is_no_proxy() -> None:
         _, (is_good, sentence) = await sentences(proxies)
     assert not is_good
     assert "is not a proxy" in sentence
+
+
+async def test_its_password_is_in_no_log_whoever_writes_it() -> None:
+    """Slack's and Discord's packages log such errors with their text and traceback."""
+    async with ConnectProxy(status=407).serving() as proxy, aiohttp.ClientSession() as session:
+        try:
+            await session.get("https://slack.test/", proxy=proxy.url.replace("//", "//me:hunter2@"))
+        except aiohttp.ClientHttpProxyError as error:
+            record = logging.LogRecord("x", logging.ERROR, __file__, 1, "Failed: %s %r", (error, error), sys.exc_info())
+    assert "hunter2" in logging.Formatter().format(record)
+    shown = LogFormat().format(record)
+    assert "hunter2" not in shown
+    assert base64.b64encode(b"me:hunter2").decode() not in shown
+    assert "//***@127.0.0.1" in shown
+    plain = logging.LogRecord("x", logging.INFO, __file__, 1, "https://a.example/@me, a@b.example", (), None)
+    assert LogFormat().format(plain).endswith("INFO x: https://a.example/@me, a@b.example")
 
 
 # -- what goes through it
