@@ -189,8 +189,9 @@ def is_link(image: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Make text safe for a terminal: no control, direction-changing or unassigned characters except line breaks and tabs."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") or c == "\u200d")
+    """Make text safe for a terminal: no control, direction-changing or unassigned characters except line breaks and tabs. The two
+    joiners stay: emoji are made with one, and Persian words with the other."""
+    return "".join(c for c in text if c in "\n\t\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
 
 
 def _new_key() -> ThreadKey:

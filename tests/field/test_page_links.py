@@ -10,7 +10,7 @@ import pytest
 from adapters.discord.threads import thread_name
 from adapters.links import find_links
 from adapters.slack.markup import to_plain
-from bot.images import without_links
+from bot.images import ImageReader, without_links
 
 PICTURE = "https://site.example/pic.png"
 
@@ -106,6 +106,11 @@ def test_a_link_in_angle_brackets_is_taken_as_it_is() -> None:
 )
 def test_nothing_else_is_a_link(text: str) -> None:
     assert find_links(text) == []
+
+
+def test_the_picture_is_looked_for_where_the_link_leads() -> None:
+    [candidate] = ImageReader(1_000_000).candidates(f"看 {PICTURE}，这是什么", [], has_image=True)
+    assert (candidate.link, candidate.name) == (PICTURE, "site.example/pic.png")
 
 
 def test_the_question_beside_the_link_reaches_the_model() -> None:
