@@ -92,6 +92,7 @@ async def fetch_image_url(
     `resolver` None is the system's; `proxy_for` says by which proxy a URL is reached."""
     name = _shown(url)
     checked = _CheckedResolver(resolver or aiohttp.ThreadedResolver(), is_allowed)
+    connector = aiohttp.TCPConnector(resolver=checked, use_dns_cache=False)
     options: dict[str, Any] = {
         "auto_decompress": False,  # a small compressed answer must not become a large one (a "zip bomb")
         "headers": {"User-Agent": "Threadsight", "Accept": "image/*", "Accept-Encoding": "identity"},
@@ -99,11 +100,7 @@ async def fetch_image_url(
     try:
         async with (
             asyncio.timeout(timeout_seconds),
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=checked, use_dns_cache=False),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                **options,
-            ) as direct,
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options) as direct,
             # The proxy itself may have a private address.
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), **options) as by_proxy,
         ):
