@@ -10,6 +10,7 @@ import aiohttp
 from yarl import URL
 
 from adapters.base import AttachmentError
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.sizes import check_size
 
 DOWNLOAD_SECONDS = 60.0
@@ -21,6 +22,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
+    """A file, and the media type without parameters that the server gave it; it need not be true."""
+
     data: bytes = field(repr=False)
     content_type: str
 
@@ -40,6 +43,7 @@ class Downloader:
         *,
         outside: str,
         refusal: Callable[[int], Exception | None],
+        proxy_for: ProxyFor = no_proxy,
         download_seconds: float = DOWNLOAD_SECONDS,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -48,6 +52,7 @@ class Downloader:
         self._is_ours = is_ours
         self._outside = outside
         self._refusal = refusal
+        self._proxy_for = proxy_for
         self._download_seconds = download_seconds
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
 
@@ -67,7 +72,10 @@ class Downloader:
         for _ in range(_MAX_REDIRECTS + 1):
             if not self._is_ours(url):
                 raise AttachmentError(self._outside)
-            async with self._session.get(url, headers=headers, allow_redirects=False, timeout=self._timeout) as response:
+            proxy = self._proxy_for(str(url))
+            async with self._session.get(
+                url, headers=headers, allow_redirects=False, timeout=self._timeout, proxy=proxy
+            ) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     url = url.join(URL(response.headers["Location"]))
                     continue
@@ -79,6 +87,7 @@ class Downloader:
 
 
 def same_origin(url: URL, of: URL) -> bool:
+    """Whether two URLs have scheme, host and port in common."""
     return url.is_absolute() and url.origin() == of.origin()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from adapters.absence import CatchUp
 from adapters.base import Adapter, Finding
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.settings import PlatformSettings
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Host:
 
     `database_url` is an SQLAlchemy URL with an asyncio driver, for an adapter's own tables. An adapter that receives HTTP requests
     adds to `page_routes`; they are served on the web page's address, and the adapter that adds them must authenticate the requests.
+    `proxy_for` says by which proxy an address outside is reached.
     """
 
     catch_up: CatchUp
     max_image_bytes: int
     database_url: str = field(repr=False)
     page_routes: list[web.RouteDef] = field(default_factory=list, repr=False)
+    proxy_for: ProxyFor = field(default=no_proxy, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class PlatformDescription(Generic[S]):
     title: str
     settings: type[S]
     make: Callable[[S, Host], Adapter]
-    check: Callable[[S], AsyncIterator[Finding]]
-    setup_steps: Callable[[S, frozenset[str]], Awaitable[str]] | None = None
+    check: Callable[[S, Host], AsyncIterator[Finding]]
+    setup_steps: Callable[[S, Host, frozenset[str]], Awaitable[str]] | None = None
     setup_flags: Mapping[str, str] = field(default_factory=dict)
     extra: str | None = None

@@ -64,6 +64,7 @@ class TerminalAdapter:
         self._is_in_line = False  # whether the last thing printed was a piece of an answer
 
     async def run(self, handler: ChatHandler) -> None:
+        """Ask and answer until the person leaves."""
         self._say(f"Ask me about {self._image}. /help shows what else you can type.", "dim")
         while True:
             try:
@@ -183,13 +184,14 @@ def image_problem(image: str) -> str | None:
 
 
 def is_link(image: str) -> bool:
-    """Whether what a person typed as a picture is a link and not a file's path."""
+    """Whether a picture is named by an http(s) link instead of a path."""
     return image.lower().startswith(("http://", "https://"))
 
 
 def printable(text: str) -> str:
-    """Make text safe for a terminal: no control, direction-changing or unassigned characters except line breaks and tabs."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn") or c == "\u200d")
+    """Make text safe for a terminal: no control, direction-changing or unassigned characters except line breaks and tabs. The two
+    joiners stay: emoji are made with one, and Persian words with the other."""
+    return "".join(c for c in text if c in "\n\t\u200c\u200d" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
 
 
 def _new_key() -> ThreadKey:
@@ -199,7 +201,7 @@ def _new_key() -> ThreadKey:
 def _message(key: ThreadKey, question: str, image: str | None) -> IncomingMessage:
     attachments: tuple[Attachment, ...] = ()
     if image is not None and is_link(image):
-        question = f"{question} {image}"
+        question = f"{question} <{image}>"  # so that it is taken as it is
     elif image is not None:
         path = Path(image).expanduser()
         attachments = (Attachment(path.name, lambda max_bytes: asyncio.to_thread(_read_file, path, max_bytes)),)

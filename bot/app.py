@@ -15,6 +15,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,7 +73,14 @@ async def _open_remote_model(settings: Settings, url: str) -> InferenceLoop:
 def remote_server(settings: Settings, url: str) -> RemoteServer:
     """The settings of the model server at `url`."""
     api_key = None if settings.engine_api_key is None else settings.engine_api_key.get_secret_value()
-    return RemoteServer(url, api_key, settings.engine_model, settings.engine_context_length, settings.engine_max_images)
+    return RemoteServer(
+        url,
+        api_key,
+        settings.engine_model,
+        settings.engine_context_length,
+        settings.engine_max_images,
+        proxy=settings.proxies.for_url(url),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -82,7 +90,7 @@ async def open_chats(
     *,
     hurry: asyncio.Event | None = None,
     open_model: OpenModel = open_model,
-    fetch_link: FetchLink = fetch_public_link,
+    fetch_link: FetchLink | None = None,
 ) -> AsyncIterator[tuple[ThreadChats, LocalModel]]:
     """A context with the store, the model and the chats. At its end running answers get `settings.shutdown_grace_seconds` to
     finish, or less once `hurry` is set."""
@@ -92,7 +100,8 @@ async def open_chats(
         model = await open_model(settings)
         try:
             writer = AnswerWriter(store, model, settings.max_new_tokens, settings.temperature)
-            images = ImageReader(settings.max_image_bytes, fetch_link)
+            through_proxy = partial(fetch_public_link, proxy_for=settings.proxies.for_url)
+            images = ImageReader(settings.max_image_bytes, fetch_link or through_proxy)
             chats = ThreadChats(store, model, images, writer, _limits(settings))
             try:
                 yield chats, model
@@ -117,7 +126,7 @@ async def run(
     """`threadsight run`: serve until a signal or `stop`. Raises the errors that ended it early, as an exception group."""
     stop, hurry = stop or asyncio.Event(), asyncio.Event()
     if adapters is None:
-        adapters = platform_adapters(settings.platforms, _host(settings))
+        adapters = platform_adapters(settings.platforms, host_of(settings))
     chats_over_store = open_chats(settings, settings.store_url, hurry=hurry, open_model=open_model)
     async with _only_one(settings.data_dir), chats_over_store as (chats, model):
         with _on_signals(stop, hurry):
@@ -148,7 +157,7 @@ async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = 
     Always the model on this machine, even if an engine URL is set: a bot with the same settings may use this server as its engine.
     Raises ModelLoadError, ServeAddressError, or EngineFailed.
     """
-    from model_server.serve.server import CompletionServer
+    from model_server.serve.server import CompletionServer, fetch_public_image
 
     stop, hurry = stop or asyncio.Event(), asyncio.Event()
     model = await open_local_model(settings)
@@ -160,6 +169,7 @@ async def serve(settings: Settings, tell: Tell, *, stop: asyncio.Event | None = 
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         max_image_bytes=settings.max_image_bytes,
+        fetch=partial(fetch_public_image, proxy_for=settings.proxies.for_url),
     )
     try:
         await server.start()
@@ -200,9 +210,10 @@ async def passing_chats(settings: Settings, *, open_model: OpenModel = open_mode
             yield chats
 
 
-def _host(settings: Settings) -> Host:
+def host_of(settings: Settings) -> Host:
+    """What the program provides to the platforms' adapters."""
     catch_up = CatchUp(timedelta(hours=settings.catch_up_hours), settings.catch_up_messages)
-    return Host(catch_up, settings.max_image_bytes, settings.store_url)
+    return Host(catch_up, settings.max_image_bytes, settings.store_url, proxy_for=settings.proxies.for_url)
 
 
 def _limits(settings: Settings) -> Limits:

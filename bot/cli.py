@@ -15,7 +15,8 @@ import sys
 from collections.abc import Collection, Sequence
 
 from bot import platforms
-from bot.config import Settings, SettingsError, load_settings
+from bot.config import Settings, SettingsError, hand_on_proxies, load_settings
+from bot.log_format import LogFormat
 from model_server.bench import command as bench
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"threadsight: {problem}", file=sys.stderr)
         return 2
+    hand_on_proxies(settings)
+    to_stderr = logging.StreamHandler(sys.stderr)
+    to_stderr.setFormatter(LogFormat())
     logging.basicConfig(
         level=settings.log_level.upper() if options.command in ("run", "serve") else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        handlers=[to_stderr],
     )
     for name in ("alembic", "sqlalchemy", "aiosqlite", "httpx"):  # their logs are for their developers
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -62,9 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _run(settings: Settings) -> int:
     from bot import app
+    from bot.doctor import check_proxies
 
     for remark in (*settings.renamed, *settings.remarks):
         print(f"threadsight: {remark}", file=sys.stderr)
+    async for finding in check_proxies(settings.proxies):
+        print(f"threadsight: {finding.sentence}", file=sys.stderr)
     print(_what_is_opened(settings), file=sys.stderr, flush=True)
     await app.run(settings, lambda sentence: print(sentence, flush=True))
     return 0
@@ -90,15 +96,20 @@ async def _doctor(settings: Settings) -> int:
 
 
 async def _setup(settings: Settings, options: argparse.Namespace) -> int:
+    from bot.app import host_of
+
     flags = frozenset(name for name in _setup_flags(options.platform) if getattr(options, name))
-    print(await platforms.setup_steps(settings.platforms, options.platform, flags))
+    print(await platforms.setup_steps(settings.platforms, host_of(settings), options.platform, flags))
     return 0
 
 
 async def _bench(settings: Settings, options: argparse.Namespace) -> int:
     is_ours = options.against is not None and options.against == settings.engine_url  # the key goes to no other server
     key = settings.engine_api_key.get_secret_value() if is_ours and settings.engine_api_key is not None else None
-    return await bench.run(options, model=settings.model, quantization=settings.quantization, against_api_key=key)
+    proxy = settings.proxies.for_url(options.against) if options.against else None
+    return await bench.run(
+        options, model=settings.model, quantization=settings.quantization, against_api_key=key, against_proxy=proxy
+    )
 
 
 def _what_is_opened(settings: Settings) -> str:

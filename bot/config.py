@@ -32,6 +32,7 @@ from sqlalchemy.exc import ArgumentError
 
 from adapters.settings import AnyCase, PlatformSettings, check_token, plain_address
 from bot import platforms
+from bot.proxies import Proxies, read_proxies
 
 PREFIX = "THREADSIGHT_"
 RENAMED = {  # name in an earlier version -> name now
@@ -128,6 +129,7 @@ class Settings(BaseModel):
 
     _remarks: tuple[str, ...] = PrivateAttr(())
     _renamed: tuple[str, ...] = PrivateAttr(())
+    _proxies: Proxies = PrivateAttr(Proxies())
 
     @field_validator("database_url")
     @classmethod
@@ -181,6 +183,11 @@ class Settings(BaseModel):
     def renamed(self) -> tuple[str, ...]:
         """Sentences about settings that were given, with effect, by an earlier version's name."""
         return self._renamed
+
+    @property
+    def proxies(self) -> Proxies:
+        """The proxies by which everything outside of this machine is reached."""
+        return self._proxies
 
     @property
     def role_limits(self) -> dict[str, int]:
@@ -248,8 +255,11 @@ def load_settings(env_file: Path | None = Path(".env")) -> Settings:
         settings = Settings.model_validate({**_values(given, None), "platforms": by_platform})
     except ValidationError as error:
         problems += _sentences(error, None, called)
+    proxies, wrong = read_proxies(given)
+    problems += wrong
     if problems:
         raise SettingsError(problems)
+    settings._proxies = proxies
     settings._renamed = tuple(renamed)
     settings._remarks = tuple(_remarks(settings, given))
     return settings
@@ -263,8 +273,19 @@ def _read_environment(env_file: Path | None) -> dict[str, str]:
         raise SettingsError([f"The file {env_file} cannot be read as UTF-8 text."]) from None
     given: dict[str, str] = {}
     for source in (from_file, os.environ):
-        given |= {name.upper(): value for name, value in source.items() if value}
+        # In this order a lower-case name wins over an upper-case one, as it does for proxies elsewhere.
+        given |= {name.upper(): value for name, value in sorted(source.items()) if value}
     return given
+
+
+def hand_on_proxies(settings: Settings) -> None:
+    """Set the proxies' variables for the whole process, so that libraries that read them by themselves use the same."""
+    for name, value in settings.proxies.environment().items():
+        for spelling in (name, name.lower()):
+            if value is None:
+                os.environ.pop(spelling, None)
+            else:
+                os.environ[spelling] = value
 
 
 def _understand_old_names(given: dict[str, str]) -> tuple[list[str], dict[str, str]]:

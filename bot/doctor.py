@@ -11,17 +11,21 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from adapters.base import Finding
-from bot.app import remote_server
+from bot.app import host_of, remote_server
 from bot.config import Settings
 from bot.platforms import check_platforms
+from bot.proxies import Proxies, Proxy
 from model_server.errors import ModelServerError
 from model_server.remote.connection import Connection, NotYet
 
+_PROBE = "https://threadsight.invalid/"  # a name that never exists: a proxy asks for its password before it looks it up
+_PROBE_SECONDS = 10.0
 _ENOUGH_BYTES = 1_000_000_000  # free disk space in the data folder
 
 
@@ -29,11 +33,13 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yields the findings as they are made."""
     yield await asyncio.to_thread(_data_folder, settings.data_dir)
     yield await _database(settings.store_url)
+    async for finding in check_proxies(settings.proxies):
+        yield finding
     if settings.engine_url is None:
         yield await asyncio.to_thread(_local_model, settings)
     else:
         yield await _remote_model(settings, settings.engine_url)
-    async for finding in check_platforms(settings.platforms):
+    async for finding in check_platforms(settings.platforms, host_of(settings)):
         yield finding
     for sentence in settings.renamed:
         yield Finding("Settings", True, sentence)
@@ -103,3 +109,30 @@ async def _remote_model(settings: Settings, url: str) -> Finding:
     if served.others:
         sentence += f" It also lists {served.shown_others}; THREADSIGHT_ENGINE_MODEL chooses."
     return Finding("Model server", True, sentence)
+
+
+async def check_proxies(proxies: Proxies) -> AsyncIterator[Finding]:
+    """Yields which proxies are used, and whether they answer and let us in."""
+    if proxies.sentence is not None:
+        yield Finding("Proxy", True, proxies.sentence)
+    for proxy in proxies.used:
+        problem = await _problem(proxy)
+        if problem is not None:
+            yield Finding("Proxy", False, f"{proxy.variable}: {problem}")
+
+
+async def _problem(proxy: Proxy) -> str | None:
+    timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(_PROBE, proxy=proxy.url):
+            return None
+    except aiohttp.ClientHttpProxyError as error:
+        if error.status == 407:
+            return f"{proxy.shown} does not take the user name and password in it, or wants some."
+        return None  # it cannot find the name, of course
+    except aiohttp.ClientSSLError:
+        return f"{proxy.shown} has no certificate that this machine trusts, or speaks no TLS."
+    except (aiohttp.ClientConnectorError, TimeoutError):
+        return f"nothing answers at {proxy.shown}."
+    except (aiohttp.ClientError, ValueError, OSError):
+        return f"what answers at {proxy.shown} is not a proxy."

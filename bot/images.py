@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from adapters.base import Attachment, AttachmentError
+from adapters.links import find_links
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.sizes import check_size
 from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url
@@ -25,7 +27,6 @@ log = logging.getLogger(__name__)
 
 MAX_CANDIDATES = 10
 _FETCH_TIMEOUT_SECONDS = 60.0
-_LINK = re.compile(r"https?://[^\s<>\"'`|]{1,2000}", re.IGNORECASE)
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|jfif|webp|gif|heic|heif|avif|bmp|tiff?)$", re.IGNORECASE)
 
 FetchLink = Callable[[str, int], Awaitable[bytes]]
@@ -41,12 +42,15 @@ class ReadImages:
     unread: tuple[str, ...] = ()
 
 
-async def fetch_public_link(url: str, max_bytes: int) -> bytes:
+async def fetch_public_link(url: str, max_bytes: int, *, proxy_for: ProxyFor = no_proxy) -> bytes:
     """Download at most `max_bytes`, from public addresses only. Raises ImageError."""
-    return await fetch_image_url(url, max_bytes=max_bytes)
+    return await fetch_image_url(url, max_bytes=max_bytes, proxy_for=proxy_for)
 
 
 class ImageReader:
+    """Reads the pictures of messages, of at most `max_bytes` each. `fetch_link` downloads what is behind a link, and raises
+    ImageError."""
+
     def __init__(self, max_bytes: int, fetch_link: FetchLink = fetch_public_link) -> None:
         self._max_bytes = max_bytes
         self._fetch_link = fetch_link
@@ -56,7 +60,7 @@ class ImageReader:
         """Attachments, and links that end like a picture's file name; other links only if there is no picture yet."""
         found = [replace(item, name=clean_name(item.name)) for item in attachments]
         resolved = {item.link for item in attachments}
-        links = [link for link in dict.fromkeys(links_in(text)) if link not in resolved]
+        links = [link for link in dict.fromkeys(find_links(text)) if link not in resolved]
         images = [link for link in links if _IMAGE_SUFFIX.search(urlsplit(link).path)]
         if not images and not attachments and not has_image:
             images = links
@@ -104,30 +108,20 @@ class ImageReader:
         return fetch
 
 
-def links_in(text: str) -> list[str]:
-    """The http and https links in a text, without the sentence's punctuation."""
-    links = []
-    for match in _LINK.findall(text):
-        link = match.rstrip(".,;:!?*_~")
-        while link.endswith((")", "]")) and link.count(link[-1]) > link.count({")": "(", "]": "["}[link[-1]]):
-            link = link[:-1].rstrip(".,;:!?*_~")
-        try:
-            has_host = bool(urlsplit(link).hostname)
-        except ValueError:
-            has_host = False
-        if has_host:
-            links.append(link)
-    return links
-
-
 def without_links(text: str, links: Sequence[str]) -> str:
-    """The text without these links, whose pictures are attached now."""
+    """The text without these links, whose pictures are attached now. All else stays as it was written."""
     for link in sorted(links, key=len, reverse=True):
-        text = text.replace(f"<{link}>", " ").replace(link, " ")
-    return " ".join(text.split()) if links else text
+        first, *others = text.replace(f"<{link}>", link).split(link)
+        text = first
+        for piece in others:
+            left, right = text.rstrip(" \t"), piece.lstrip(" \t")
+            is_at_edge = not left or left.endswith("\n") or not right or right.startswith("\n")
+            text = f"{left}{'' if is_at_edge else ' '}{right}"
+    return text.strip() if links else text
 
 
 def join_names(names: Sequence[str]) -> str:
+    """One or more names as a part of a sentence."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 

@@ -31,11 +31,11 @@ def platform_adapters(all_settings: AllSettings, host: Host) -> list[Adapter]:
     return adapters
 
 
-async def check_platforms(all_settings: AllSettings) -> AsyncIterator[Finding]:
+async def check_platforms(all_settings: AllSettings, host: Host) -> AsyncIterator[Finding]:
     """Yields what a start of the platforms that are set up would find."""
     for platform, settings in _active(all_settings):
         try:
-            async for finding in platform.check(settings):
+            async for finding in platform.check(settings, host):
                 yield finding
         except ModuleNotFoundError:
             if platform.extra is None:
@@ -43,11 +43,11 @@ async def check_platforms(all_settings: AllSettings) -> AsyncIterator[Finding]:
             yield Finding(platform.title, False, _missing_package(platform))
 
 
-async def setup_steps(all_settings: AllSettings, name: str, flags: frozenset[str]) -> str:
+async def setup_steps(all_settings: AllSettings, host: Host, name: str, flags: frozenset[str]) -> str:
     """The steps to set up the named platform. Raises LookupError if it has none."""
     for platform in PLATFORMS:
         if platform.name == name and platform.setup_steps is not None:
-            return await platform.setup_steps(_settings_of(all_settings, platform), flags)
+            return await platform.setup_steps(_settings_of(all_settings, platform), host, flags)
     raise LookupError(name)
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, PlatformTurn, Quota, ThreadKey
+from adapters.links import find_links
 from bot.chats import MAX_QUESTION_CHARS, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, stored_answer
-from bot.images import links_in, without_links
+from bot.images import without_links
 from bot.questions import DEFAULT_QUESTION, Question
 from bot.turns import StoredTurn
 
@@ -164,4 +165,4 @@ def _says_the_same(turn: StoredTurn, question: Question) -> bool:
 
 def _words(question: str) -> str:
     """The words without links: stored questions do not have the links that were pictures."""
-    return " ".join(without_links(question, links_in(question)).split()) or DEFAULT_QUESTION
+    return " ".join(without_links(question, find_links(question)).split()) or DEFAULT_QUESTION

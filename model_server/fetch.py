@@ -3,6 +3,10 @@
 A link must not make this machine connect to itself or to its local network. So every address, literal or from DNS, is checked when
 connecting (the connection uses the same address that was checked), and again after each redirect. Time, redirects and bytes are
 bounded.
+
+A proxy would look up the name once more, and could find another address, perhaps one of its own network. So it is told only the
+address that was checked here; the name is for the server behind it (TLS). For an http link the proxy would replace the Host header
+by that address, so http links are not followed through a proxy.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -20,8 +26,12 @@ from model_server.errors import ImageError
 from model_server.images import MAX_BYTES, clean_name
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+ProxyFor = Callable[[str], str | None]
+"""From the URL that is wanted to the URL of the proxy, with its password; None is a direct connection."""
 _MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNKNOWN = "its host name is not known."
 _PRIVATE = "the link leads to a private or local address, and I do not follow those."
 
 
@@ -39,6 +49,11 @@ def is_public_address(address: IpAddress) -> bool:
         if address.is_site_local:
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def no_proxy(_url: str) -> None:
+    """A `ProxyFor` for a machine that reaches everything directly."""
+    return
 
 
 class _AddressRefused(OSError):
@@ -69,53 +84,88 @@ async def fetch_image_url(
     timeout_seconds: float = 20.0,
     is_allowed: Callable[[IpAddress], bool] = is_public_address,
     resolver: AbstractResolver | None = None,
+    proxy_for: ProxyFor = no_proxy,
 ) -> bytes:
     """Download the bytes behind an http(s) link: at most `max_bytes`, within `timeout_seconds` in all. Does not decode them.
 
     Raises `ImageError`, named after the link without its query, which may hold secrets. `is_allowed` decides for each address;
-    `resolver` None is the system's."""
+    `resolver` None is the system's; `proxy_for` says by which proxy a URL is reached."""
     name = _shown(url)
     checked = _CheckedResolver(resolver or aiohttp.ThreadedResolver(), is_allowed)
     connector = aiohttp.TCPConnector(resolver=checked, use_dns_cache=False)
+    options: dict[str, Any] = {
+        "auto_decompress": False,  # a small compressed answer must not become a large one (a "zip bomb")
+        "headers": {"User-Agent": "Threadsight", "Accept": "image/*", "Accept-Encoding": "identity"},
+    }
     try:
         async with (
             asyncio.timeout(timeout_seconds),
-            aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # a small compressed answer must not become a large one (a "zip bomb")
-                headers={"User-Agent": "Threadsight", "Accept": "image/*", "Accept-Encoding": "identity"},
-            ) as session,
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), **options) as direct,
+            # The proxy itself may have a private address.
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), **options) as by_proxy,
         ):
-            return await _follow(session, url, name, max_bytes, is_allowed)
+            target = URL(url)
+            for _ in range(_MAX_REDIRECTS + 1):
+                _check(target, name, is_allowed)
+                proxy = proxy_for(str(target))
+                request: AbstractAsyncContextManager[aiohttp.ClientResponse]
+                if proxy is None:
+                    request = direct.get(target, allow_redirects=False)
+                else:
+                    request = await _through_proxy(by_proxy, target, name, proxy, checked)
+                async with request as response:
+                    if response.status in _REDIRECTS and "Location" in response.headers:
+                        target = target.join(URL(response.headers["Location"]))
+                        continue
+                    return await _read(response, name, max_bytes)
+            raise ImageError(name, "the link is redirected too often.")
     except TimeoutError:
         raise ImageError(name, "the download took too long.") from None
+    except _AddressRefused as error:
+        raise ImageError(name, _PRIVATE) from error
     except aiohttp.ClientConnectorDNSError as error:
-        reason = _PRIVATE if isinstance(error.os_error, _AddressRefused) else "its host name is not known."
+        reason = _PRIVATE if isinstance(error.os_error, _AddressRefused) else _UNKNOWN
         raise ImageError(name, reason) from error
+    except aiohttp.ClientProxyConnectionError as error:
+        raise ImageError(name, "the proxy of this machine cannot be reached.") from error
+    except aiohttp.ClientHttpProxyError as error:
+        raise ImageError(name, f"the proxy of this machine did not let me reach it (status {error.status}).") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise ImageError(name, "the download failed.") from error
 
 
-async def _follow(
-    session: aiohttp.ClientSession, url: str, name: str, max_bytes: int, is_allowed: Callable[[IpAddress], bool]
-) -> bytes:
-    target = URL(url)
-    for _ in range(_MAX_REDIRECTS + 1):
-        _check(target, name, is_allowed)
-        async with session.get(target, allow_redirects=False) as response:
-            if response.status in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                target = target.join(URL(response.headers["Location"]))
-                continue
-            if response.status != 200:
-                raise ImageError(name, f"the server answered with status {response.status}.")
-            data = bytearray()
-            async for chunk in response.content.iter_chunked(65536):
-                data += chunk
-                if len(data) > max_bytes:
-                    raise ImageError(name, f"it is larger than {max_bytes / 1e6:.0f} MB.")
-            return bytes(data)
-    raise ImageError(name, "the link is redirected too often.")
+async def _through_proxy(
+    session: aiohttp.ClientSession, target: URL, name: str, proxy: str, resolver: AbstractResolver
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    """A request by the proxy, to the address that was checked here."""
+    host = target.raw_host or ""
+    if target.scheme != "https":
+        raise ImageError(name, "it is an http link, and through the proxy of this machine I can follow only https links.")
+    try:
+        found = await resolver.resolve(host, target.port or 443, socket.AF_UNSPEC)
+    except _AddressRefused:
+        raise
+    except OSError as error:
+        raise ImageError(name, _UNKNOWN) from error
+    addresses = sorted((result["host"] for result in found), key=lambda address: ":" in address)  # a proxy may lack IPv6
+    return session.get(
+        target.with_host(addresses[0]),
+        headers={"Host": target.host_port_subcomponent or host},
+        server_hostname=host,
+        proxy=proxy,
+        allow_redirects=False,
+    )
+
+
+async def _read(response: aiohttp.ClientResponse, name: str, max_bytes: int) -> bytes:
+    if response.status != 200:
+        raise ImageError(name, f"the server answered with status {response.status}.")
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(65536):
+        data += chunk
+        if len(data) > max_bytes:
+            raise ImageError(name, f"it is larger than {max_bytes / 1e6:.0f} MB.")
+    return bytes(data)
 
 
 def _check(target: URL, name: str, is_allowed: Callable[[IpAddress], bool]) -> None:

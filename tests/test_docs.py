@@ -179,6 +179,7 @@ NOT_OURS = {
     "utils.py",  # there is none, and CONTRIBUTING says so
     "PIP_FIND_LINKS",
     "PIP_EXTRA_INDEX_URL",
+    "proxy_read_timeout",  # nginx's
 }
 
 

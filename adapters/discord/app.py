@@ -22,13 +22,14 @@ from adapters.discord.client import READY_SECONDS, AnyClient, Listener, make_cli
 from adapters.discord.commands import Commands, sync
 from adapters.discord.destination import parse_destination
 from adapters.discord.files import Downloads
-from adapters.discord.setup import WRONG_TOKEN, invite_link
+from adapters.discord.setup import API_URL, WRONG_TOKEN, invite_link
 from adapters.discord.surface import DiscordSurface
 from adapters.discord.threads import begin_chat, destination_in
 from adapters.discord.translate import EMBED_SECONDS, Translator
 from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.surface import DestinationGone, Surface, TryLater
 from adapters.tasks import Tasks
 
@@ -47,7 +48,8 @@ _SYNC_FAILED = "Discord did not take my commands, so that /ask and the menus may
 
 
 class DiscordAdapter:
-    """One bot on Discord. `api_url` and `gateway_url` replace Discord's own addresses. Times are in seconds.
+    """One bot on Discord. `api_url` and `gateway_url` replace Discord's own addresses; `proxy_for` says by which proxy an address
+    is reached. Times are in seconds.
 
     `run` raises AdapterError if the token is wrong, or when Discord ends the connection for good.
     """
@@ -62,6 +64,7 @@ class DiscordAdapter:
         gateway_url: str | None = None,
         access: Access | None = None,
         catch_up: CatchUp | None = None,
+        proxy_for: ProxyFor = no_proxy,
         ready_seconds: float = READY_SECONDS,
         embed_seconds: float = EMBED_SECONDS,
     ) -> None:
@@ -70,6 +73,7 @@ class DiscordAdapter:
         self._gateway_url = gateway_url
         self._access = access or Access()
         self._catch_up = catch_up or CatchUp()
+        self._proxy_for = proxy_for
         self._ready_seconds = ready_seconds
         self._embed_seconds = embed_seconds
         self.started = asyncio.Event()
@@ -111,7 +115,7 @@ class DiscordAdapter:
         )
         async with aiohttp.ClientSession() as session:
             try:
-                await self._serve(handler, dispatcher, Downloads(session, self._api_url))
+                await self._serve(handler, dispatcher, Downloads(session, self._api_url, proxy_for=self._proxy_for))
             finally:
                 await self._tasks.aclose()
                 await dispatcher.close()
@@ -156,7 +160,12 @@ class DiscordAdapter:
 
     def _make_client(self, handler: ThreadHandler, dispatcher: Dispatcher, downloads: Downloads, found: SignIn) -> AnyClient:
         has_content = self._has_content
-        client = make_client(has_content=has_content, num_shards=found.num_shards, ready_seconds=self._ready_seconds)
+        client = make_client(
+            has_content=has_content,
+            num_shards=found.num_shards,
+            ready_seconds=self._ready_seconds,
+            proxy=self._proxy_for(self._api_url or API_URL),
+        )
         translator = Translator(client, downloads, has_content=has_content, embed_seconds=self._embed_seconds)
         client.actions = Actions(dispatcher, handler, translator, downloads, self._connected, has_content=has_content)
         commands = Commands(client, client.actions)
@@ -182,7 +191,7 @@ class DiscordAdapter:
 
     async def _sign_in(self) -> SignIn:
         """Check the token, with retries while Discord cannot be reached. Raises AdapterError."""
-        return await until_reached(lambda: sign_in(self._token, self._api_url), "Discord")
+        return await until_reached(lambda: sign_in(self._token, self._api_url, self._proxy_for), "Discord")
 
 
 def _where(client: discord.Client) -> str:

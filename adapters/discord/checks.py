@@ -18,6 +18,7 @@ from yarl import URL
 
 from adapters.base import Finding, TokenError
 from adapters.discord.setup import API_URL, PORTAL, WRONG_TOKEN, invite_link, is_token, missing_permissions
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.surface import TryLater
 
 _CONTENT_FLAGS = (
@@ -41,19 +42,20 @@ class SignIn:
 
 
 @contextlib.asynccontextmanager
-async def _asking(token: str) -> AsyncIterator[aiohttp.ClientSession]:
+async def _asking(token: str, proxy: str | None) -> AsyncIterator[aiohttp.ClientSession]:
     if not is_token(token):
         raise TokenError(WRONG_TOKEN)
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers={"Authorization": f"Bot {token.strip()}"}) as session:
+        headers = {"Authorization": f"Bot {token.strip()}"}
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers, proxy=proxy) as session:
             yield session
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
         raise TryLater from error  # perhaps something other than Discord answers
 
 
-async def sign_in(token: str, api_url: str | None) -> SignIn:
+async def sign_in(token: str, api_url: str | None, proxy_for: ProxyFor = no_proxy) -> SignIn:
     """Ask Discord what the token belongs to. Raises TokenError, or TryLater if Discord cannot be reached."""
-    async with _asking(token) as session:
+    async with _asking(token, proxy_for(api_url or API_URL)) as session:
         user = await _get(session, api_url, "/users/@me")
         application = await _get(session, api_url, "/oauth2/applications/@me")
         gateway = await _get(session, api_url, "/gateway/bot")
@@ -65,11 +67,13 @@ async def sign_in(token: str, api_url: str | None) -> SignIn:
         )
 
 
-async def check(token: str, *, api_url: str | None = None, gateway_url: str | None = None) -> AsyncIterator[Finding]:
+async def check(
+    token: str, *, api_url: str | None = None, gateway_url: str | None = None, proxy_for: ProxyFor = no_proxy
+) -> AsyncIterator[Finding]:
     """Yields a finding for each thing that a start needs. The URLs replace Discord's own."""
     try:
-        found = await sign_in(token, api_url)
-        async with _asking(token) as session:
+        found = await sign_in(token, api_url, proxy_for)
+        async with _asking(token, proxy_for(api_url or API_URL)) as session:
             guilds = await _get(session, api_url, "/users/@me/guilds")
             is_open = gateway_url is None or await _can_connect(session, gateway_url)
     except TokenError as error:

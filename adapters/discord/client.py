@@ -42,8 +42,9 @@ AnyClient = ThreadsightClient | ThreadsightShards
 discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
 
 
-def make_client(*, has_content: bool, num_shards: int, ready_seconds: float) -> AnyClient:
-    """A client with our intents, which mentions nobody by itself. `ready_seconds`: how long a server's data is waited for."""
+def make_client(*, has_content: bool, num_shards: int, ready_seconds: float, proxy: str | None = None) -> AnyClient:
+    """Make a client that has not connected yet. `proxy` is the URL of the proxy for all that discord.py sends, the gateway
+    included."""
     intents = discord.Intents.none()
     intents.guilds = intents.guild_messages = intents.dm_messages = True
     intents.message_content = has_content
@@ -53,6 +54,7 @@ def make_client(*, has_content: bool, num_shards: int, ready_seconds: float) -> 
         "max_messages": None,
         "max_ratelimit_timeout": MAX_RATELIMIT_SECONDS,
         "guild_ready_timeout": ready_seconds,
+        "proxy": proxy,
     }
     return ThreadsightShards(shard_count=num_shards, **options) if num_shards > 1 else ThreadsightClient(**options)
 

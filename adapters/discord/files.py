@@ -6,6 +6,7 @@ import aiohttp
 from yarl import URL
 
 from adapters.downloads import STALL_SECONDS, Downloader, same_origin
+from adapters.proxies import ProxyFor, no_proxy
 
 DOWNLOAD_SECONDS = 30.0
 _HOSTS = frozenset({"cdn.discordapp.com", "media.discordapp.net"})
@@ -25,6 +26,7 @@ class Downloads:
         session: aiohttp.ClientSession,
         api_url: str | None,
         *,
+        proxy_for: ProxyFor = no_proxy,
         download_seconds: float = DOWNLOAD_SECONDS,
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
@@ -35,6 +37,7 @@ class Downloads:
             self._is_ours,
             outside="it lies outside of Discord",
             refusal=lambda status: Expired() if status in (403, 404, 410) else None,
+            proxy_for=proxy_for,
             download_seconds=download_seconds,
             stall_seconds=stall_seconds,
         )

@@ -5,7 +5,6 @@ Only a file's bytes decide what it is; neither its name nor the type that Discor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,8 +12,8 @@ import discord
 
 from adapters.base import Attachment, AttachmentError
 from adapters.discord.files import NO_LONGER_THERE, Downloads, Expired
+from adapters.links import has_link
 
-LINK = re.compile(r"https?://[^\s<>|]+", re.IGNORECASE)
 _IMAGE_EMBEDS = frozenset({"image", "gifv"})  # a direct link to a picture; every other kind is the preview of a page
 
 Reread = Callable[[], Awaitable[discord.Message | None]]
@@ -47,7 +46,7 @@ def sources_in(message: discord.Message, *, with_previews: bool) -> tuple[Source
 def has_unresolved_link(message: discord.Message) -> bool:
     """Whether the message has only a link, whose embed Discord may not have added yet."""
     is_suppressed = message.flags.suppress_embeds
-    return not (message.embeds or message.attachments or message.stickers or is_suppressed) and bool(LINK.search(message.content))
+    return not (message.embeds or message.attachments or message.stickers or is_suppressed) and has_link(message.content)
 
 
 def attachments_of(sources: Iterable[Source], downloads: Downloads, reread: Reread | None) -> tuple[Attachment, ...]:

@@ -20,24 +20,26 @@ def _make(settings: DiscordSettings, host: Host) -> Adapter:
         gateway_url=settings.gateway_url,
         access=Access(parse_entries(settings.allow), parse_entries(settings.deny)),
         catch_up=host.catch_up,
+        proxy_for=host.proxy_for,
     )
 
 
-async def _check(settings: DiscordSettings) -> AsyncIterator[Finding]:
+async def _check(settings: DiscordSettings, host: Host) -> AsyncIterator[Finding]:
     from adapters.discord.checks import check
 
-    async for finding in check(secret(settings.token) or "", api_url=settings.api_url, gateway_url=settings.gateway_url):
+    token, proxy_for = secret(settings.token) or "", host.proxy_for
+    async for finding in check(token, api_url=settings.api_url, gateway_url=settings.gateway_url, proxy_for=proxy_for):
         yield finding
 
 
-async def _setup_steps(settings: DiscordSettings, flags: frozenset[str]) -> str:
+async def _setup_steps(settings: DiscordSettings, host: Host, flags: frozenset[str]) -> str:
     from adapters.discord.setup import ApplicationUnknown, application_id, setup_steps
 
     token = secret(settings.token)
     if token is None:
         return setup_steps(None)
     try:
-        return setup_steps(await application_id(token, settings.api_url))
+        return setup_steps(await application_id(token, settings.api_url, host.proxy_for))
     except ApplicationUnknown as unknown:
         return setup_steps(None, str(unknown))
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from adapters.proxies import ProxyFor, no_proxy
+
 API_URL = "https://discord.com/api/v10"
 PORTAL = "https://discord.com/developers/applications"
 _TIMEOUT = aiohttp.ClientTimeout(total=20)
@@ -68,12 +70,12 @@ class ApplicationUnknown(Exception):
     """Discord did not say which application a token belongs to. The text is a sentence for the operator."""
 
 
-async def application_id(token: str, api_url: str | None) -> str:
+async def application_id(token: str, api_url: str | None, proxy_for: ProxyFor = no_proxy) -> str:
     """Ask Discord for the application's id. Raises ApplicationUnknown."""
     if not is_token(token):
         raise ApplicationUnknown(WRONG_TOKEN)
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, proxy=proxy_for(api_url or API_URL)) as session:
             url = f"{(api_url or API_URL).rstrip('/')}/oauth2/applications/@me"
             async with session.get(url, headers={"Authorization": f"Bot {token.strip()}"}) as response:
                 if response.status == 401:

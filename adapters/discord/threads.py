@@ -12,7 +12,7 @@ from adapters.base import ThreadKey
 from adapters.discord.actions import PLATFORM
 from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT, Destination
-from adapters.discord.images import LINK
+from adapters.links import drop_links
 from adapters.post import Post
 from adapters.surface import DestinationGone, TryLater
 
@@ -95,7 +95,7 @@ async def _open_thread(client: discord.Client, post: Post) -> str | None:
 
 def thread_name(question: str) -> str:
     """A thread's name: the question without links and markup, cut to fit."""
-    words = _MARKS.sub(" ", LINK.sub(" ", question)).split()
+    words = _MARKS.sub(" ", drop_links(question)).split()
     printable = "".join(character for character in " ".join(words) if character.isprintable())
     if len(printable) > MAX_NAME_CHARS:
         cut = printable[: MAX_NAME_CHARS - 1]

@@ -27,6 +27,7 @@ from adapters.bounded import BoundedSet
 from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.slack.actions import PLATFORM, Actions
 from adapters.slack.catch_up import read_missed
 from adapters.slack.checks import INSTALL_AGAIN, about_scope, open_connection, sign_in
@@ -56,8 +57,9 @@ class SlackAdapter:
     """One app on Slack.
 
     With `bot_token` it serves one workspace; with `client_id`, `client_secret` and `database_url` (where the tokens are stored) all
-    that install it. `api_url` replaces Slack's Web API. `routes()` must be served by the page's server, in http mode and for
-    installing. `run` raises AdapterError if a token is wrong or an essential scope is missing.
+    that install it. `api_url` replaces Slack's Web API; `proxy_for` says by which proxy an address is reached. `routes()` must be
+    served by the page's server, in http mode and for installing. `run` raises AdapterError if a token is wrong or an essential
+    scope is missing.
     """
 
     name = PLATFORM
@@ -75,6 +77,7 @@ class SlackAdapter:
         database_url: str | None = None,
         access: Access | None = None,
         catch_up: CatchUp | None = None,
+        proxy_for: ProxyFor = no_proxy,
     ) -> None:
         self._bot_token = bot_token
         self._app_token = app_token
@@ -88,7 +91,8 @@ class SlackAdapter:
         self.started = asyncio.Event()
         self.where = ""
         self.remarks: tuple[str, ...] = ()
-        self._workspaces = Workspaces(api_url)
+        self._proxy_for = proxy_for
+        self._workspaces = Workspaces(api_url, proxy_for=proxy_for)
         self._posted: BoundedSet[str] = BoundedSet(_MAX_POSTED)
         self._actions: Actions | None = None
         self._tasks = Tasks("Slack")
@@ -129,13 +133,13 @@ class SlackAdapter:
             if installations is None:
                 await self._sign_in()
             else:
-                self._workspaces = Workspaces(self._api_url, installations.find)
+                self._workspaces = Workspaces(self._api_url, installations.find, self._proxy_for)
                 self.where = "Slack, in every workspace that installs me"
             if self._mode == "socket":
-                await until_reached(lambda: open_connection(self._app_token or "", self._api_url), "Slack")
+                await until_reached(lambda: open_connection(self._app_token or "", self._api_url, self._proxy_for), "Slack")
             pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
             dispatcher = Dispatcher(self, handler, pace, access=self._access, catch_up=self._catch_up)
-            translator = Translator(Files(session, self._api_url))
+            translator = Translator(Files(session, self._api_url, proxy_for=self._proxy_for))
             try:
                 async with self._listening(dispatcher, handler, translator, installations) as connect:
                     await connect()
@@ -158,7 +162,7 @@ class SlackAdapter:
         events = Events(dispatcher, translator, self._workspaces)
         bolt = self._bolt = AsyncApp(
             name="threadsight",
-            client=web_client(None, self._api_url),
+            client=web_client(None, self._api_url, self._proxy_for),
             authorize=FromMemory(self._workspaces),  # type: ignore[arg-type]  # its annotation is narrower than its code
             signing_secret=self._signing_secret,
             oauth_settings=None if installations is None else installations.settings,
@@ -178,7 +182,7 @@ class SlackAdapter:
 
             yield connect
         else:
-            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, dispatcher.offline)
+            socket = Socket(bolt, self._app_token or "", self._api_url, on_connected, dispatcher.offline, self._proxy_for)
             try:
                 yield socket.connect
             finally:
@@ -193,7 +197,7 @@ class SlackAdapter:
             if bot is None or bot.bot_token is None:
                 return
             try:
-                await sign_in(bot.bot_token, self._api_url)
+                await sign_in(bot.bot_token, self._api_url, self._proxy_for)
             except TokenError:
                 await installations.forget(team_id)
                 self._workspaces.forget(team_id)
@@ -241,7 +245,7 @@ class SlackAdapter:
         """Check the tokens, with retries while Slack cannot be reached. Raises AdapterError."""
         if self._bot_token is None:
             raise AdapterError("Slack needs SLACK_BOT_TOKEN, or SLACK_CLIENT_ID and SLACK_CLIENT_SECRET for several workspaces.")
-        found = await until_reached(lambda: sign_in(self._bot_token or "", self._api_url), "Slack")
+        found = await until_reached(lambda: sign_in(self._bot_token or "", self._api_url, self._proxy_for), "Slack")
         needed = sorted(_NEEDED_SCOPES & set(found.missing_scopes))
         if needed:
             raise AdapterError(" ".join([*(about_scope(scope) for scope in needed), INSTALL_AGAIN]))

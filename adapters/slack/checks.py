@@ -12,6 +12,7 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 
 from adapters.base import Finding, TokenError
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.slack.setup import INSTALL_PATH, SCOPES
 from adapters.slack.workspaces import Refused, translated_errors, web_client, word_of
 from adapters.surface import DestinationGone, TryLater
@@ -27,7 +28,7 @@ _WRONG_TOKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """Whose token it is, as Slack's auth.test says. `scopes` is empty if Slack did not name them."""
+    """What a bot token belongs to. `scopes` is empty if Slack did not tell them."""
 
     team_id: str
     team_name: str
@@ -37,12 +38,13 @@ class SignIn:
 
     @property
     def missing_scopes(self) -> list[str]:
+        """The scopes that the bot needs and lacks; empty if Slack did not tell its scopes."""
         return sorted(SCOPES.keys() - self.scopes) if self.scopes else []
 
 
-async def sign_in(bot_token: str, api_url: str | None) -> SignIn:
+async def sign_in(bot_token: str, api_url: str | None, proxy_for: ProxyFor = no_proxy) -> SignIn:
     """Ask Slack what the bot token belongs to. Raises TokenError, or TryLater if Slack cannot be reached."""
-    response = await _asked(web_client(bot_token, api_url).auth_test(), _about_bot_token)
+    response = await _asked(web_client(bot_token, api_url, proxy_for).auth_test(), _about_bot_token)
     if not response.get("bot_id"):
         raise TokenError("SLACK_BOT_TOKEN is not a bot's token. It must be the Bot User OAuth Token, which begins with xoxb-.")
     given = next((value for name, value in response.headers.items() if name.lower() == "x-oauth-scopes"), "")
@@ -55,9 +57,10 @@ async def sign_in(bot_token: str, api_url: str | None) -> SignIn:
     )
 
 
-async def open_connection(app_token: str, api_url: str | None) -> str:
+async def open_connection(app_token: str, api_url: str | None, proxy_for: ProxyFor = no_proxy) -> str:
     """Ask for a socket's URL. Raises TokenError, or TryLater if Slack cannot be reached."""
-    response = await _asked(web_client(app_token, api_url).apps_connections_open(app_token=app_token), _about_app_token)
+    client = web_client(app_token, api_url, proxy_for)
+    response = await _asked(client.apps_connections_open(app_token=app_token), _about_app_token)
     return str(response["url"])
 
 
@@ -74,25 +77,27 @@ async def _asked(call: Awaitable[AsyncSlackResponse], about: Callable[[str], str
 
 
 def about_scope(scope: str) -> str:
-    """What is missing without this scope, as a sentence."""
+    """A sentence about a scope that is missing."""
     return f"The bot lacks the scope {scope}: without it {SCOPES[scope]}."
 
 
-async def check(bot_token: str | None, app_token: str | None, *, api_url: str | None = None) -> AsyncIterator[Finding]:
+async def check(
+    bot_token: str | None, app_token: str | None, *, api_url: str | None = None, proxy_for: ProxyFor = no_proxy
+) -> AsyncIterator[Finding]:
     """Yields the findings. `bot_token` is None if several workspaces install the app by themselves."""
     if bot_token is None:
         sentence = f"Every workspace that installs the app is served: at the page's address, under {INSTALL_PATH}."
         yield Finding("Slack", True, sentence)
     else:
-        async for finding in _check_bot_token(bot_token, api_url):
+        async for finding in _check_bot_token(bot_token, api_url, proxy_for):
             yield finding
     if app_token is not None:
-        yield await _check_app_token(app_token, api_url)
+        yield await _check_app_token(app_token, api_url, proxy_for)
 
 
-async def _check_bot_token(bot_token: str, api_url: str | None) -> AsyncIterator[Finding]:
+async def _check_bot_token(bot_token: str, api_url: str | None, proxy_for: ProxyFor) -> AsyncIterator[Finding]:
     try:
-        found = await sign_in(bot_token, api_url)
+        found = await sign_in(bot_token, api_url, proxy_for)
     except TokenError as error:
         yield Finding("Slack", False, str(error))
     except TryLater:
@@ -112,9 +117,9 @@ def _scope_findings(missing: Collection[str], *, is_told: bool) -> list[Finding]
     return [Finding("Slack scopes", True, sentence)]
 
 
-async def _check_app_token(app_token: str, api_url: str | None) -> Finding:
+async def _check_app_token(app_token: str, api_url: str | None, proxy_for: ProxyFor) -> Finding:
     try:
-        await open_connection(app_token, api_url)
+        await open_connection(app_token, api_url, proxy_for)
     except TokenError as error:
         return Finding("Slack socket", False, str(error))
     except TryLater:

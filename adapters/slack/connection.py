@@ -11,10 +11,12 @@ import aiohttp
 from slack_bolt.adapter.socket_mode.async_handler import AsyncSocketModeHandler
 from slack_bolt.async_app import AsyncApp
 
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.slack.workspaces import web_client
 
 PING_SECONDS = 5.0  # after four pings without an answer slack_sdk reconnects
 LOOK_SECONDS = 3.0
+SOCKET_ADDRESS = "wss://wss-primary.slack.com/"  # Slack tells the whole address only when it is asked for it
 
 
 class Socket:
@@ -27,9 +29,14 @@ class Socket:
         api_url: str | None,
         on_connected: Callable[[], None],
         on_disconnected: Callable[[], None],
+        proxy_for: ProxyFor = no_proxy,
     ) -> None:
         self._handler = AsyncSocketModeHandler(
-            bolt, app_token, web_client=web_client(app_token, api_url), ping_interval=PING_SECONDS
+            bolt,
+            app_token,
+            web_client=web_client(app_token, api_url, proxy_for),
+            proxy=proxy_for(api_url or SOCKET_ADDRESS),
+            ping_interval=PING_SECONDS,
         )
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
@@ -44,6 +51,7 @@ class Socket:
         await self._greeted.wait()
 
     async def close(self) -> None:
+        """Close the connection, and wait until the SDK's tasks have ended."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)

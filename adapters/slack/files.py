@@ -15,6 +15,7 @@ from yarl import URL
 
 from adapters.base import Attachment, AttachmentError
 from adapters.downloads import DOWNLOAD_SECONDS, Downloader, same_origin
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
 from adapters.surface import DestinationGone, TryLater
 
@@ -45,6 +46,7 @@ class Files:
         session: aiohttp.ClientSession,
         api_url: str | None,
         *,
+        proxy_for: ProxyFor = no_proxy,
         download_seconds: float = DOWNLOAD_SECONDS,
     ) -> None:
         self._api = None if api_url is None else URL(api_url)
@@ -54,6 +56,7 @@ class Files:
             self._is_slacks,
             outside=_REASONS["external"],
             refusal=_refusal,
+            proxy_for=proxy_for,
             download_seconds=download_seconds,
         )
 

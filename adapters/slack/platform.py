@@ -27,21 +27,22 @@ def _make(settings: SlackSettings, host: Host) -> Adapter:
         database_url=host.database_url,
         access=Access(parse_entries(settings.allow), parse_entries(settings.deny)),
         catch_up=host.catch_up,
+        proxy_for=host.proxy_for,
     )
     host.page_routes.extend(adapter.routes())
     return adapter
 
 
-async def _check(settings: SlackSettings) -> AsyncIterator[Finding]:
+async def _check(settings: SlackSettings, host: Host) -> AsyncIterator[Finding]:
     from adapters.slack.checks import check
 
     bot_token = secret(settings.bot_token) if settings.client_id is None else None
     app_token = secret(settings.app_token) if settings.mode == "socket" else None
-    async for finding in check(bot_token, app_token, api_url=settings.api_url):
+    async for finding in check(bot_token, app_token, api_url=settings.api_url, proxy_for=host.proxy_for):
         yield finding
 
 
-async def _setup_steps(settings: SlackSettings, flags: frozenset[str]) -> str:
+async def _setup_steps(settings: SlackSettings, host: Host, flags: frozenset[str]) -> str:
     from adapters.slack.setup import setup_steps
 
     return setup_steps(mode=settings.mode, is_agent=_AGENT in flags)

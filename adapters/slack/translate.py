@@ -10,6 +10,7 @@ from typing import Any
 
 from adapters.base import Attachment, Author, LookBack
 from adapters.commands import COMMANDS
+from adapters.links import find_links
 from adapters.post import Post, asked_once
 from adapters.slack.files import Files
 from adapters.slack.markup import to_plain
@@ -81,7 +82,8 @@ class Translator:
         for shared in event.get("attachments") or ():
             uploaded += shared.get("files") or ()
         known = {str(file.get("id")) for file in uploaded}
-        linked = {match[1]: match[0] for match in _FILE_LINK.finditer(str(event.get("text") or "")) if match[1] not in known}
+        found = _FILE_LINK.finditer(str(event.get("text") or ""))
+        linked = {match[1]: find_links(match[0])[0] for match in found if match[1] not in known}
         attachments = await self._files.attachments(workspace, uploaded)
         from_links = await self._files.attachments(workspace, [{"id": file_id, "name": "the linked file"} for file_id in linked])
         return attachments + tuple(

@@ -26,8 +26,12 @@ from slack_sdk.http_retry.builtin_async_handlers import (
     AsyncServerErrorRetryHandler,
 )
 from slack_sdk.oauth.installation_store import Bot
+from slack_sdk.socket_mode import aiohttp as socket_client
+from slack_sdk.web import async_base_client
 from slack_sdk.web.async_client import AsyncWebClient
+from slack_sdk.webhook import async_client as webhook_client
 
+from adapters.proxies import ProxyFor, no_proxy
 from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
@@ -86,7 +90,7 @@ def word_of(error: SlackApiError) -> str:
 
 
 def status_of(error: SlackApiError) -> int:
-    """The HTTP status of Slack's answer; 0 if it is not known."""
+    """The HTTP status of the response; 0 if there was none."""
     response: Any = error.response
     return int(getattr(response, "status_code", 0) or getattr(response, "status", 0) or 0)
 
@@ -118,16 +122,29 @@ def _retry_after(error: SlackApiError) -> float | None:
     return None
 
 
-def web_client(token: str | None, api_url: str | None, *, is_repeatable: bool = True) -> AsyncWebClient:
-    """A client for the Web API that waits when Slack asks it to. `is_repeatable`: calls may be made again after a fault on the way.
+def _no_proxy_of_its_own(*_: object) -> None:
+    """The SDK would take HTTPS_PROXY for every address, also for those in NO_PROXY. We say which proxy it is to use."""
 
-    `token` None: each call brings its own. `api_url` None is the real Slack.
-    """
+
+for _module in (async_base_client, webhook_client, socket_client):
+    vars(_module)["load_http_proxy_from_env"] = _no_proxy_of_its_own
+
+
+def web_client(
+    token: str | None, api_url: str | None, proxy_for: ProxyFor = no_proxy, *, is_repeatable: bool = True
+) -> AsyncWebClient:
+    """Make a client of the Web API. One that is not `is_repeatable` retries only what Slack has certainly not done."""
     handlers: list[AsyncRetryHandler] = [AsyncRateLimitErrorRetryHandler(max_retry_count=2)]
     if is_repeatable:
         handlers += [AsyncServerErrorRetryHandler(), AsyncConnectionErrorRetryHandler()]
+    address = api_url or DEFAULT_API_URL
     return AsyncWebClient(
-        token=token, base_url=api_url or DEFAULT_API_URL, timeout=CALL_SECONDS, retry_handlers=handlers, logger=sdk_log
+        token=token,
+        base_url=address,
+        timeout=CALL_SECONDS,
+        proxy=proxy_for(address),
+        retry_handlers=handlers,
+        logger=sdk_log,
     )
 
 
@@ -162,22 +179,29 @@ class Workspaces:
     """All workspaces that we are installed in: one with a given token, or several, whose stored tokens `find_bot` reads by team
     id."""
 
-    def __init__(self, api_url: str | None, find_bot: Callable[[str], Awaitable[Bot | None]] | None = None) -> None:
+    def __init__(
+        self,
+        api_url: str | None,
+        find_bot: Callable[[str], Awaitable[Bot | None]] | None = None,
+        proxy_for: ProxyFor = no_proxy,
+    ) -> None:
         self._api_url = api_url
+        self._proxy_for = proxy_for
         self._find_bot = find_bot
         self._known: dict[str, Workspace] = {}
         self._finding = asyncio.Lock()
         self.only: Workspace | None = None
 
     def learn(self, team_id: str, bot_user_id: str, token: str) -> Workspace:
+        """The workspace with this token, with clients for it. A known one is kept as long as its token is the same."""
         known = self._known.get(team_id)
         if known is None or known.token != token:
             known = self._known[team_id] = Workspace(
                 team_id,
                 bot_user_id,
                 token,
-                web_client(token, self._api_url),
-                web_client(token, self._api_url, is_repeatable=False),
+                web_client(token, self._api_url, self._proxy_for),
+                web_client(token, self._api_url, self._proxy_for, is_repeatable=False),
             )
         return known
 

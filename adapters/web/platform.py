@@ -19,13 +19,16 @@ def _make(settings: WebSettings, host: Host) -> Adapter:
         settings.host,
         settings.port,
         secret(settings.token),
+        public_url=settings.public_url,
         max_image_bytes=host.max_image_bytes,
         more_routes=host.page_routes,
     )
 
 
-async def _check(settings: WebSettings) -> AsyncIterator[Finding]:
+async def _check(settings: WebSettings, host: Host) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_look_at_port, settings.host, settings.port)
+    if settings.public_url is not None:
+        yield Finding("Web page", True, f"People open it at {settings.public_url}, through the proxy before it.")
 
 
 def _look_at_port(host: str, port: int) -> Finding:

@@ -15,6 +15,7 @@ from adapters.address import is_loopback
 from adapters.base import AdapterError, ChatHandler
 from adapters.web.api import Api
 from adapters.web.guard import Guard
+from adapters.web.settings import is_reached_from_outside
 from adapters.web.tabs import Tabs
 
 STATIC_FOLDER = Path(__file__).parent / "static"
@@ -27,9 +28,9 @@ class WebAddressError(AdapterError):
 
 
 class WebAdapter:
-    """Serves the page on one address.
+    """Serves the page on one address; `public_url` is where people open it, if a proxy is before it.
 
-    Everybody who opens the page must enter `token`; it may be None on a loopback address only (otherwise ValueError). A picture
+    Everybody who opens the page must enter `token`; it may be None only if nobody else can (otherwise ValueError). A picture
     above `max_image_bytes` is refused and not kept in memory. `started` is set when `url` is known; port 0 takes a free port.
     `more_routes`, as they are at the start, are served on the same address for other adapters, which authenticate their requests.
     """
@@ -42,18 +43,21 @@ class WebAdapter:
         port: int,
         token: str | None,
         *,
+        public_url: str | None = None,
         max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES,
         more_routes: Sequence[web.RouteDef] = (),
     ) -> None:
         token = token.strip() if token else None
-        if not token and not is_loopback(host):
+        if not token and (is_reached_from_outside(public_url) or not is_loopback(host)):
             raise ValueError(
-                f"The page would be open to everybody who can reach {host or 'this machine'}. "
+                f"The page would be open to everybody who can reach {public_url or host or 'this machine'}. "
                 "Set a token that visitors must enter, or listen on 127.0.0.1."
             )
         self._host = host
         self._port = port
         self._token = token or None
+        self._public_url = public_url
+        self._own_url: str | None = None
         self._max_image_bytes = max_image_bytes
         self._more_routes = more_routes
         self.started = asyncio.Event()
@@ -62,13 +66,19 @@ class WebAdapter:
 
     @property
     def url(self) -> str | None:
-        return self.where or None
+        """The page's address on this machine, with a slash at its end; None before it is served."""
+        return self._own_url
 
     async def run(self, handler: ChatHandler) -> None:
         """Serve until cancelled. Raises `WebAddressError` if the address is in use or not this machine's."""
         tabs = Tabs(handler)
         others_paths = frozenset(route.path for route in self._more_routes)
-        guard = Guard(self._token, only_loopback_names=is_loopback(self._host), others_paths=others_paths)
+        guard = Guard(
+            self._token,
+            only_loopback_names=is_loopback(self._host),
+            public_url=self._public_url,
+            others_paths=others_paths,
+        )
         app = web.Application(middlewares=[guard.middleware])
         app.on_response_prepare.append(guard.add_headers)
         app.on_shutdown.append(lambda _: tabs.close())
@@ -90,7 +100,8 @@ class WebAdapter:
                     "Is the program running already? Choose another port, or 0 for any free one."
                 ) from error
             port = runner.addresses[0][1]
-            self.where = f"http://{_name_in_url(self._host)}:{port}/"
+            self._own_url = f"http://{_name_in_url(self._host)}:{port}/"
+            self.where = self._own_url if self._public_url is None else f"{self._public_url}, here {self._own_url}"
             self.started.set()
             await asyncio.Event().wait()
         finally:

@@ -41,8 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="measure a large model without a GPU, though it takes hours")
 
 
-async def run(options: argparse.Namespace, *, model: str, quantization: str, against_api_key: str | None = None) -> int:
-    """Measure and print the results. Returns the exit status. `model` and `quantization` are the defaults for the options.
+async def run(
+    options: argparse.Namespace,
+    *,
+    model: str,
+    quantization: str,
+    against_api_key: str | None = None,
+    against_proxy: str | None = None,
+) -> int:
+    """Measure and print the results. Returns the exit status. `model` and `quantization` are the defaults for the options,
+    `against_proxy` is the URL of the proxy before the other server.
 
     Raises a `ModelServerError`.
     """
@@ -60,7 +68,7 @@ async def run(options: argparse.Namespace, *, model: str, quantization: str, aga
         def on_step(doing: str, total: int) -> None:
             progress.update(task, description=doing, total=total, advance=1)
 
-        report = await _measure(options, against_api_key, on_step)
+        report = await _measure(options, against_api_key, against_proxy, on_step)
     if options.json:
         print(report.to_json())
     else:
@@ -68,7 +76,9 @@ async def run(options: argparse.Namespace, *, model: str, quantization: str, aga
     return 0
 
 
-async def _measure(options: argparse.Namespace, against_api_key: str | None, on_step: Callable[[str, int], None]) -> Report:
+async def _measure(
+    options: argparse.Namespace, against_api_key: str | None, against_proxy: str | None, on_step: Callable[[str, int], None]
+) -> Report:
     import asyncio
 
     import torch
@@ -79,7 +89,9 @@ async def _measure(options: argparse.Namespace, against_api_key: str | None, on_
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    server = RemoteServer(options.against, against_api_key, options.against_model) if options.against else None
+    server = None
+    if options.against:
+        server = RemoteServer(options.against, against_api_key, options.against_model, proxy=against_proxy)
     plan = Plan(
         num_chats=options.chats,
         num_turns=options.turns,

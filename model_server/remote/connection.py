@@ -1,7 +1,7 @@
 """One request to a model server. Errors that are worth another try are `NotYet`, or `FieldsRefused`.
 
-A server's error is reported twice: to the person who asked by the exception, and to the operator in the log. Proxies from the
-environment are not used, redirects not followed, and certificates checked, so that the key goes to the given address only.
+A server's error is reported twice: to the person who asked by the exception, and to the operator in the log. No proxy is used but
+the given one, redirects are not followed, and certificates are checked, so that the key goes to the given address only.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class RemoteServer:
     """Where the model is. `model` None is the first that the server lists and that can answer. `context_length`, in tokens, None is
-    what the server says, or 4096."""
+    what the server says, or 4096. `proxy` is the URL of the proxy by which it is reached, with its password."""
 
     url: str  # ends in /v1 at most servers
     api_key: str | None = field(default=None, repr=False)
     model: str | None = None
     context_length: int | None = None
     max_images_per_chat: int = 1
+    proxy: str | None = field(default=None, repr=False)
 
 
 class NotYet(Exception):
@@ -90,6 +91,7 @@ class Connection:
             headers={"Authorization": f"Bearer {server.api_key}"} if server.api_key else {},
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_LINE_BYTES,
+            proxy=server.proxy,
         )
 
     async def close(self) -> None:
@@ -211,6 +213,12 @@ class Connection:
         except aiohttp.ClientSSLError:
             _log.error("The certificate of the model server at %s is not trusted.", self.url)
             raise EngineFailed(AWAY) from None
+        except aiohttp.ClientProxyConnectionError:
+            _log.warning("The proxy before the model server at %s cannot be reached.", self.url)
+            raise NotYet(EngineFailed(AWAY)) from None
+        except aiohttp.ClientHttpProxyError as error:
+            _log.warning("The proxy did not connect to the model server at %s: it answered with status %d.", self.url, error.status)
+            raise NotYet(EngineFailed(AWAY)) from None
         except aiohttp.ClientConnectorError as error:
             _log.warning("The model server at %s cannot be reached: %s", self.url, error.strerror or "no connection")
             raise NotYet(EngineFailed(AWAY)) from None

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from model_server.errors import ModelServerError
-from model_server.fetch import fetch_image_url
+from model_server.fetch import ProxyFor, fetch_image_url, no_proxy
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import AnswerForm, Completion
 from model_server.serve.door import Door, is_loopback
@@ -38,9 +38,9 @@ class ServeAddressError(ModelServerError):
     """The server cannot listen on the address. The message is for the operator."""
 
 
-async def fetch_public_image(url: str, max_bytes: int) -> bytes:
-    """Fetch a picture from a public address; see `fetch_image_url`."""
-    return await fetch_image_url(url, max_bytes=max_bytes)
+async def fetch_public_image(url: str, max_bytes: int, *, proxy_for: ProxyFor = no_proxy) -> bytes:
+    """Download at most `max_bytes`, from public addresses only. Raises `ImageError`."""
+    return await fetch_image_url(url, max_bytes=max_bytes, proxy_for=proxy_for)
 
 
 class CompletionServer:
@@ -106,7 +106,7 @@ class CompletionServer:
         return await self._model.drain(timeout_seconds)
 
     async def close(self) -> None:
-        """Stop listening, after a moment for answers that are being sent."""
+        """Stop listening; what still runs is cut off."""
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -224,7 +224,7 @@ async def test_one_question_that_fails_says_why_elsewhere(image: Path) -> None:
 async def test_a_link_travels_in_the_text() -> None:
     handler = RecordingHandler(DONE)
     await ask_once(handler, "https://example.org/a.png", "What?", io.StringIO(), io.StringIO())
-    assert handler.messages[0].text == "What? https://example.org/a.png"
+    assert handler.messages[0].text == "What? <https://example.org/a.png>"
     assert handler.messages[0].attachments == ()
 
 
@@ -260,3 +260,8 @@ def test_waiting_is_told_in_words() -> None:
     assert waiting_sentence(Waiting(1, None)) == "You are next …"
     assert waiting_sentence(Waiting(1, None, is_loading=True)) == "The model was asleep and is being loaded …"
     assert waiting_sentence(Waiting(4, 12.4)) == "You are number 4 in the queue, about 12 seconds …"
+
+
+@pytest.mark.parametrize("text", ["می\u200cخواهم", "👩\u200d💻", "שלום.", "一枚の絵"])
+def test_what_people_write_reaches_the_terminal_whole(text: str) -> None:
+    assert printable(text) == text

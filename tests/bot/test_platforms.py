@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from adapters.base import Finding
-from adapters.platform import PlatformDescription
+from adapters.platform import Host, PlatformDescription
 from adapters.web.settings import WebSettings
 from bot import app, cli
 from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variables
@@ -141,7 +141,7 @@ async def test_it_is_served_once_it_is_set_up(monkeypatch: pytest.MonkeyPatch, t
 
 
 async def test_its_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    async def check(settings: PigeonSettings) -> AsyncIterator[Finding]:
+    async def check(settings: PigeonSettings, host: Host) -> AsyncIterator[Finding]:
         yield without_package()
 
     bare = replace(PIGEONS, make=without_package, check=check)

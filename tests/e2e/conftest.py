@@ -26,6 +26,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP home.example 127.0.0.1",
 ]
 DESKTOP: ViewportSize = {"width": 1280, "height": 860}
 EXPECT_SECONDS = 15
@@ -53,20 +54,22 @@ class Site:
     handler: MemoryChatHandler
     browser: Browser
     token: str | None = None
+    public_url: str | None = None
     url: str = ""
+    port: int = 0
     complaints: list[str] = field(default_factory=list)
-    _port: int = 0
     _task: asyncio.Task[None] | None = None
     _contexts: list[BrowserContext] = field(default_factory=list)
 
     async def start(self) -> None:
-        adapter = WebAdapter("127.0.0.1", self._port, self.token)
+        adapter = WebAdapter("127.0.0.1", self.port, self.token, public_url=self.public_url)
         self._task = asyncio.create_task(adapter.run(self.handler))
         async with asyncio.timeout(EXPECT_SECONDS):
             await adapter.started.wait()
         assert adapter.url is not None
-        self.url = adapter.url
-        self._port = int(adapter.url.rstrip("/").rpartition(":")[2])
+        if self.public_url is None:
+            self.url = adapter.url
+        self.port = int(adapter.url.rstrip("/").rpartition(":")[2])
 
     async def stop(self) -> None:
         assert self._task is not None
@@ -96,7 +99,8 @@ class Site:
         return ThreadKey("web", "local", "page", page.url.rpartition("#/")[2])
 
     def _note_request(self, url: str) -> None:
-        if not url.startswith((self.url, "blob:" + self.url, "ws" + self.url.removeprefix("http"))):
+        origin = "/".join(self.url.split("/")[:3])
+        if not url.startswith((self.url, f"blob:{origin}/", "ws" + self.url.removeprefix("http"))):
             self.complaints.append(f"foreign request: {url}")
 
     async def close(self) -> None:

@@ -64,7 +64,7 @@ function turnsToShow(local) {
     return {
       key: local?.turnId === turn.turn_id ? local.messageId : (keys.get(turn.turn_id) ?? `turn ${turn.turn_id}`),
       question: turn.question,
-      pictures: turn.image_ids.map((id) => `/api/chats/${thread}/pictures/${id}`),
+      pictures: turn.image_ids.map((id) => `api/chats/${thread}/pictures/${id}`),
       notices: live ? live.notices : turn.notices,
       answer: live ? live.text : turn.answer,
       state: live ? stateOf(live) : isPending ? "Waiting to be answered…" : turn.status === "stopped" ? "Stopped" : "",
@@ -293,18 +293,18 @@ function forget(local, where = thread) {
 
 async function regenerate() {
   await attempt(async () => {
-    const result = await act("POST", `/api/chats/${thread}/regenerate`);
+    const result = await act("POST", `api/chats/${thread}/regenerate`);
     if (result.turn_id === null) composer.note([...result.notices, result.error ?? ""].join(" "));
   });
   byId("question").focus();
 }
 
 async function stop() {
-  if (running) await attempt(() => act("POST", `/api/chats/${thread}/stop`));
+  if (running) await attempt(() => act("POST", `api/chats/${thread}/stop`));
 }
 
 async function deleteChat(deleted) {
-  await attempt(() => act("DELETE", `/api/chats/${deleted.thread}`));
+  await attempt(() => act("DELETE", `api/chats/${deleted.thread}`));
   outbox.delete(deleted.thread);
   if (deleted.thread === thread) startNew();
   announce("The chat was deleted.");
@@ -346,7 +346,7 @@ byId("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const error = byId("sign-in-error");
   try {
-    await act("POST", "/api/session", { token: byId("token").value });
+    await act("POST", "api/session", { token: byId("token").value });
     error.textContent = "";
     byId("token").value = "";
     byId("sign-in").close();

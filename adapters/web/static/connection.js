@@ -14,12 +14,19 @@ export class Refused extends Error {
 /** The server could not be reached, so it is unknown whether the action was done. */
 export class Unreachable extends Error {}
 
-async function sentenceOf(response) {
+async function errorOf(response) {
   try {
-    return (await response.json()).error;
+    return new Refused(response.status, (await response.json()).error);
   } catch {
-    return `The server answered with an error (${response.status}).`;
+    return errorOfProxy(response.status);
   }
+}
+
+/** The error of a response that is not ours, but a proxy's before our server. */
+function errorOfProxy(status) {
+  if (status >= 502 && status <= 504) return new Unreachable();
+  if (status === 413) return new Refused(status, "The proxy before this page does not take a file as large as this one.");
+  return new Refused(status, `The server answered with an error (${status}).`);
 }
 
 /** @returns {Promise<object|null>} the response's JSON, null if it has none */
@@ -31,7 +38,7 @@ export async function act(method, path, body) {
   } catch {
     throw new Unreachable();
   }
-  if (!response.ok) throw new Refused(response.status, await sentenceOf(response));
+  if (!response.ok) throw await errorOf(response);
   return response.status === 204 ? null : response.json();
 }
 
@@ -44,13 +51,14 @@ export function sendQuestion(thread, question, onProgress) {
   return new Promise((resolve, reject) => {
     // fetch() does not report upload progress.
     const request = new XMLHttpRequest();
-    request.open("POST", `/api/chats/${thread}/messages`);
+    request.open("POST", `api/chats/${thread}/messages`);
     request.responseType = "json";
     request.upload.addEventListener("progress", (event) => event.lengthComputable && onProgress(event.loaded / event.total));
     request.addEventListener("error", () => reject(new Unreachable()));
     request.addEventListener("load", () => {
       if (request.status < 300) resolve(request.response);
-      else reject(new Refused(request.status, request.response?.error ?? `The server answered with an error (${request.status}).`));
+      else if (request.response?.error) reject(new Refused(request.status, request.response.error));
+      else reject(errorOfProxy(request.status));
     });
     request.send(form);
   });
@@ -74,12 +82,15 @@ export class Connection {
     clearTimeout(this.#timer);
     this.#timer = 0;
     try {
-      const session = await act("GET", "/api/session");
+      const session = await act("GET", "api/session");
       if (!session.is_signed_in) return this.#handlers.onSignInNeeded();
     } catch {
       return this.#lost();
     }
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/tab`);
+    const address = new URL("api/tab", location.href); // all addresses are relative: a proxy may serve the page in a folder
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    address.hash = "";
+    const socket = new WebSocket(address);
     this.#socket = socket;
     socket.addEventListener("open", () => {
       this.#waitMs = FIRST_WAIT_MS;

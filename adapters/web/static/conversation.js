@@ -78,7 +78,7 @@ export class Conversation {
     part("question").hidden = !turn.question;
     if (String(old.notices) !== String(turn.notices)) {
       part("notices").replaceChildren(
-        ...turn.notices.map((text) => Object.assign(document.createElement("li"), { textContent: text })),
+        ...turn.notices.map((text) => Object.assign(document.createElement("li"), { textContent: text, dir: "auto" })),
       );
     }
     part("notices").hidden = !turn.notices.length;

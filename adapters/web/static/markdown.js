@@ -2,6 +2,7 @@
  * Shows a model's answer: a small part of Markdown, built from text nodes and elements only.
  *
  * The text is untrusted. It never becomes HTML, and links and pictures in it stay plain text.
+ * Each paragraph and list item has its text's own direction (dir="auto"); code is left to right, and decides nobody else's.
  * Supported: paragraphs, lists, headings, fenced code, `code`, **bold**, *italic*. Anything else is shown as it was written.
  */
 
@@ -27,6 +28,7 @@ export function renderMarkdown(text) {
       const code = [];
       for (i++; i < lines.length && !FENCE.test(lines[i]); i++) code.push(lines[i]);
       const block = document.createElement("pre");
+      block.dir = "ltr";
       block.append(document.createElement("code"));
       block.firstChild.textContent = code.join("\n");
       fragment.append(block);
@@ -55,6 +57,7 @@ export function renderMarkdown(text) {
 
 function element(name, text) {
   const node = document.createElement(name);
+  node.dir = "auto";
   appendInline(node, text, 0);
   return node;
 }
@@ -70,6 +73,7 @@ function appendInline(parent, text, depth) {
     const [whole, , code, bold, italic] = match;
     if (code !== undefined) {
       const node = document.createElement("code");
+      node.dir = "ltr";
       node.textContent = code;
       parent.append(node);
     } else {

@@ -63,11 +63,11 @@ def _make(settings: PigeonSettings, host: Host) -> Adapter:
     return PigeonAdapter(secret(settings.key) or "", host.max_image_bytes)
 
 
-async def _check(settings: PigeonSettings) -> AsyncIterator[Finding]:
+async def _check(settings: PigeonSettings, host: Host) -> AsyncIterator[Finding]:
     yield Finding("Pigeons", settings.num_grains > 1, f"{settings.num_grains} grains for each.")
 
 
-async def _setup_steps(settings: PigeonSettings, flags: frozenset[str]) -> str:
+async def _setup_steps(settings: PigeonSettings, host: Host, flags: frozenset[str]) -> str:
     return f"1. Build a dovecote{' with a roof' if 'roof' in flags else ''}.\n2. Wait."
 
 
