@@ -121,10 +121,10 @@ def links_in(text: str) -> list[str]:
 
 
 def without_links(text: str, links: Sequence[str]) -> str:
-    """The text without these links, whose pictures are attached now."""
+    """The text without these links, whose pictures are attached now. All other white space stays: it is part of code."""
     for link in sorted(links, key=len, reverse=True):
-        text = text.replace(f"<{link}>", " ").replace(link, " ")
-    return " ".join(text.split()) if links else text
+        text = re.sub(rf"[ \t]*(?:<{re.escape(link)}>|{re.escape(link)})[ \t]*", " ", text)
+    return text
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT
 from adapters.discord.files import Downloads
 from adapters.discord.images import attachments_of, has_unresolved_link, sources_in, unusable
+from adapters.mentions import OUR_MENTION, without_our_mention
 from adapters.post import Post, asked_once, no_attachments
 from adapters.surface import DestinationGone, TryLater
 
@@ -24,8 +25,11 @@ _NUM_LOOKED_BACK = 20
 _NEARBY = timedelta(minutes=10)  # in a channel with many people
 _MAX_REMEMBERED = 500
 _PEOPLES_TYPES = frozenset({discord.MessageType.default, discord.MessageType.reply})
-_MENTION = re.compile(r"<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>")
-_SPACES = re.compile(r"[ \t]{2,}")
+# Code comes first: Discord shows what looks like a mention there as it was written.
+_CODE_OR_MENTION = re.compile(
+    r"(?P<code>\\[`\\]|(?P<ticks>`+)(?!`)(?s:.+?)(?<!`)(?P=ticks)(?!`))"
+    r"|<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>"
+)
 
 
 class Translator:
@@ -227,16 +231,18 @@ class Translator:
         channels = {each.id: each.name for each in message.channel_mentions if hasattr(each, "name")}
 
         def name(match: re.Match[str]) -> str:
+            if match["code"]:
+                return match["code"]
             if match["emoji"]:
                 return match["emoji"]
             kind, id_ = match["kind"], int(match["id"])
             if (kind in ("@", "@!") and id_ == self._own_id) or (role is not None and id_ == role.id):
-                return ""
+                return OUR_MENTION
             if kind == "#":
                 return f"#{channels.get(id_, 'channel')}"
             return f"@{(roles if kind == '@&' else users).get(id_, 'somebody')}"
 
-        return _SPACES.sub(" ", _MENTION.sub(name, message.content)).strip()
+        return without_our_mention(_CODE_OR_MENTION.sub(name, message.content.replace(OUR_MENTION, "")))
 
 
 def is_automatic_message(message: discord.Message) -> bool:

@@ -12,7 +12,7 @@ from adapters.base import Attachment, Author, LookBack
 from adapters.commands import COMMANDS
 from adapters.post import Post, asked_once
 from adapters.slack.files import Files
-from adapters.slack.markup import to_plain
+from adapters.slack.rich_text import text_of
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
 from adapters.surface import DestinationGone, TryLater
 
@@ -57,7 +57,7 @@ class Translator:
         """Translate a message, without a request to Slack. All of a direct message is one conversation, and so is a thread with its
         root message."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
-        is_for_us_alone, text = is_direct(channel, event), to_plain(str(event.get("text") or ""), workspace.bot_user_id)
+        is_for_us_alone, text = is_direct(channel, event), text_of(event, workspace.bot_user_id)
         return Post(
             workspace=workspace.id,
             conversation=channel if is_for_us_alone else message_id(channel, str(thread_ts or ts)),

@@ -1,0 +1,118 @@
+"""What Slack sends and takes: cases from the field. Each has what came, what is right, and why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from adapters.slack.rich_text import text_of
+from tests.adapters.slack_world import SlackWorld, slack_world
+
+BOT = "UBOT"
+CODE = "def f(x):\n    if x:\n        return 1\n\n    return 0"
+
+
+def section(*elements: Any) -> dict[str, Any]:
+    return {"type": "rich_text_section", "elements": [words(each) if isinstance(each, str) else each for each in elements]}
+
+
+def words(text: str, **style: bool) -> dict[str, Any]:
+    return {"type": "text", "text": text} | ({"style": style} if style else {})
+
+
+def preformatted(code: str, **more: Any) -> dict[str, Any]:
+    return {"type": "rich_text_preformatted", "border": 0, "elements": [words(code)]} | more
+
+
+def bullets(*items: Any, style: str = "bullet", **more: Any) -> dict[str, Any]:
+    return {"type": "rich_text_list", "style": style, "elements": [section(item) for item in items]} | more
+
+
+ME = {"type": "user", "user_id": BOT}
+
+RICH_TEXT = [
+    ([section(ME, " What does it do?\n"), preformatted(CODE)], f"What does it do?\n```\n{CODE}\n```", "a block behind a line"),
+    ([section(ME, " Why?"), preformatted(CODE)], f"Why?\n```\n{CODE}\n```", "Slack does not always end the line before a block"),
+    ([preformatted(CODE), section("\nWhy?")], f"```\n{CODE}\n```\n\nWhy?", "a blank line behind a block"),
+    ([section(ME, "\n"), preformatted("    indented\n  less\n")], "```\n    indented\n  less\n```", "the first line's indentation"),
+    ([preformatted(CODE, language="python")], f"```python\n{CODE}\n```", "the language of a block"),
+    ([preformatted("a\n```\nb")], "````\na\n```\nb\n````", "a fence inside a block"),
+    ([preformatted("if a < b && c > d:\n\tx")], "```\nif a < b && c > d:\n\tx\n```", "rich text has no entities; tabs stay"),
+    ([section("is ", words("a  b", code=True), " right?")], "is `a  b` right?", "spaces in code in a line"),
+    ([section("one  two\n   three")], "one  two\n   three", "spaces between words"),
+    ([section(words("bold", bold=True), " ", words("it ", italic=True), "x")], "*bold* _it_ x", "styles as `text` has them"),
+    ([bullets("a", "b"), bullets("c", indent=1), bullets("d", style="ordered", offset=2)], "- a\n- b\n    - c\n3. d", "lists"),
+    ([{"type": "rich_text_quote", "elements": [words("one\n  two")]}], "> one\n>   two", "a quote of two lines"),
+    ([section("hi ", ME, " there")], "hi there", "the mention of us in a line"),
+    ([section("look ", ME)], "look", "the mention of us at the end"),
+    ([section(ME, "\n\nfirst\n\nsecond")], "first\n\nsecond", "paragraphs"),
+    ([section({"type": "user", "user_id": "U2"}, " says")], "@ann says", "the name is in `text` alone"),
+    ([section({"type": "user", "user_id": "U9"}, " says")], "@U9 says", "somebody without a name"),
+    ([section({"type": "channel", "channel_id": "C1"}, {"type": "broadcast", "range": "here"})], "#general@here", "a channel, all"),
+    ([section({"type": "usergroup", "usergroup_id": "S1"})], "@team", "a group"),
+    ([section({"type": "link", "url": "https://a.b/?x=1&y=2"})], "https://a.b/?x=1&y=2", "a link"),
+    ([section({"type": "link", "url": "https://a.b/c.png", "text": "the cat"})], "the cat (https://a.b/c.png)", "with a label"),
+    (
+        [section({"type": "emoji", "name": "wave", "unicode": "1f44b-1f3fb"}, {"type": "emoji", "name": "own"})],
+        "👋🏻:own:",
+        "emoji",
+    ),
+    ([section({"type": "date", "timestamp": 1, "format": "{date}", "fallback": "May 1"})], "May 1", "a date"),
+    ([section("it is ", {"type": "color", "value": "#ff0000"})], "it is #ff0000", "a colour"),
+]
+
+
+@pytest.mark.parametrize(("elements", "right"), [case[:2] for case in RICH_TEXT], ids=[case[2] for case in RICH_TEXT])
+def test_rich_text_is_read_as_it_was_written(elements: list[Any], right: str) -> None:
+    text = "<@UBOT> <@U2|ann> <#C1|general> <!subteam^S1|@team> as Slack writes it"
+    assert text_of({"text": text, "blocks": [{"type": "rich_text", "elements": elements}]}, BOT) == right
+
+
+TEXT = [
+    (f"<@UBOT> What?\n```{CODE}```", f"What?\n```\n{CODE}\n```", "Slack's marks stick to the code"),
+    (f"<@UBOT> ```{CODE}``` why?", f"```\n{CODE}\n```\n why?", "a block with words behind it"),
+    (f"```\n{CODE}\n```", f"```\n{CODE}\n```", "a block that was typed with line ends"),
+    ("```a &lt; b &amp;&amp; c```", "```\na < b && c\n```", "Slack's three entities"),
+    ("is &amp;lt; an entity, and &copy; none of Slack's?", "is &lt; an entity, and &copy; none of Slack's?", "unescaped once"),
+    ("one  two\n   three", "one  two\n   three", "white space without code"),
+]
+
+
+@pytest.mark.parametrize(("written", "right"), [case[:2] for case in TEXT], ids=[case[2] for case in TEXT])
+def test_text_without_rich_text_keeps_its_code(written: str, right: str) -> None:
+    assert text_of({"text": written}, BOT) == right
+
+
+STRANGE: list[Any] = [
+    None,
+    "x",
+    [None],
+    [{"type": "section"}],
+    [{"type": "rich_text"}],
+    [{"type": "rich_text", "elements": [7, {"type": "rich_text_list", "indent": -3, "elements": [None]}]}],
+    [{"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [{"type": "emoji", "name": 3}]}]}],
+]
+
+
+@pytest.mark.parametrize("blocks", STRANGE)
+def test_what_is_not_rich_text_leaves_the_text(blocks: Any) -> None:
+    assert text_of({"text": "<@UBOT> What is this?", "blocks": blocks}, BOT) == "What is this?"
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[SlackWorld]:
+    async with slack_world() as world:
+        yield world
+
+
+async def test_a_question_with_a_code_block_is_asked_as_it_was_written(world: SlackWorld) -> None:
+    question = await world.ask(f"What does it do?\n```{CODE}```")
+    answer = await world.handler.answer_next("It decides.")
+    await world.handler.wait_delivered(answer.turn_id)
+    changed = CODE.replace("return 1", "return 2")
+    await world.slack.edit(question, f"{world.slack.mention} What does it do?\n```{changed}```")
+    await world.handler.answer_next("It decides.")
+    texts = [message.text for message in world.handler.messages]
+    assert texts == [f"What does it do?\n```\n{code}\n```" for code in (CODE, changed)]
