@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from adapters.base import Attachment, AttachmentError
+from adapters.slack.earlier import MAX_DIRECT_PAGES, MAX_THREAD_PAGES, MESSAGES_PER_PAGE
 from adapters.slack.rich_text import text_of
-from tests.adapters.slack_world import SlackWorld, slack_world
+from tests.adapters.slack_world import IMAGE, SlackWorld, slack_world
+from tests.loopbacks.slack.state import Channel
 
 BOT = "UBOT"
 CODE = "def f(x):\n    if x:\n        return 1\n\n    return 0"
@@ -116,3 +119,112 @@ async def test_a_question_with_a_code_block_is_asked_as_it_was_written(world: Sl
     await world.handler.answer_next("It decides.")
     texts = [message.text for message in world.handler.messages]
     assert texts == [f"What does it do?\n```\n{code}\n```" for code in (CODE, changed)]
+
+
+# -- the newest picture of a thread ----------------------------------------------------------------------------------------
+
+
+async def talk(world: SlackWorld, channel: Channel, thread_ts: str | None, num_messages: int) -> None:
+    """So many messages of people, of which the bot is told nothing."""
+    for number in range(num_messages):
+        await world.slack.post(channel, world.ann, f"message {number}", thread_ts=thread_ts, how="held")
+
+
+async def show(world: SlackWorld, name: str, thread_ts: str | None = None, channel: Channel | None = None) -> str:
+    """A message with a picture, of which the bot is told nothing. Returns its ts."""
+    place = channel or world.general
+    return (await world.slack.post(place, world.ann, "look", [(name, IMAGE[1])], thread_ts=thread_ts, how="held")).ts
+
+
+async def looked_back(world: SlackWorld) -> list[str]:
+    """The names of the pictures that the one question found, or why it found none."""
+    await world.handler.answer_next("A circle.")
+    (asked,) = world.handler.messages
+    assert asked.look_back is not None
+    return [await named(attachment) for attachment in await asked.look_back()]
+
+
+async def named(attachment: Attachment) -> str:
+    try:
+        assert await attachment.fetch(10**7)
+    except AttachmentError as error:
+        return f"{attachment.name}: {error}"
+    return attachment.name
+
+
+@pytest.mark.parametrize("num_between", [0, 10, 130, 450])
+async def test_the_newest_picture_before_the_mention_counts_in_a_thread_of_any_length(world: SlackWorld, num_between: int) -> None:
+    root = await show(world, "a.png")
+    await talk(world, world.general, root, num_between)
+    await show(world, "b.png", root)
+    await talk(world, world.general, root, 5)
+    question = await world.ask("What is this?", [], thread_ts=root, how="held")
+    await show(world, "later.png", root)
+    await world.slack.tell(question)
+    assert await looked_back(world) == ["b.png"]
+
+
+async def test_of_a_thread_that_is_too_long_no_older_picture_is_used(world: SlackWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.slack.earlier.MESSAGES_PER_PAGE", 15)  # as Slack does with apps that are sold outside its shop
+    root = await show(world, "a.png")
+    await talk(world, world.general, root, 15 * MAX_THREAD_PAGES)
+    await show(world, "b.png", root)
+    question = await world.ask("What is this?", [], thread_ts=root)
+    (shown,) = await world.slack.wait_for(lambda: world.slack.answers(world.general, question.thread_ts or ""))
+    assert "I could not use an earlier picture: there are more messages here than I can read back" in shown.shown
+    assert len(world.slack.called("conversations.replies")) == MAX_THREAD_PAGES
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ({"error": "internal_error"}, "Slack did not show me all of the messages before yours"),
+        ({"is_reset": True, "times": 9}, "Slack did not show me all of the messages before yours"),
+        ({"error": "missing_scope"}, "Slack does not let me read the messages before yours"),
+    ],
+)
+async def test_what_of_a_thread_could_not_be_read_is_told(world: SlackWorld, fault: dict[str, Any], why: str) -> None:
+    root = await show(world, "a.png")
+    await talk(world, world.general, root, MESSAGES_PER_PAGE)
+    hold = world.slack.faults.hold_next("conversations.replies")
+    question = await world.ask("What is this?", [], thread_ts=root)
+    await hold.arrived.wait()
+    world.slack.faults.fail_next("conversations.replies", **fault)
+    hold.release()
+    (shown,) = await world.slack.wait_for(lambda: world.slack.answers(world.general, question.thread_ts or ""))
+    assert f"I could not use an earlier picture: {why}" in shown.shown
+
+
+async def test_a_file_that_is_no_picture_does_not_hide_one(world: SlackWorld) -> None:
+    root = await show(world, "a.png")
+    await world.slack.post(world.general, world.ann, "notes", [("notes.txt", b"text")], thread_ts=root, how="held")
+    await world.ask("What is this?", [], thread_ts=root)
+    assert await looked_back(world) == ["a.png"]
+
+
+async def test_a_newer_picture_that_was_deleted_is_not_replaced_by_an_older(world: SlackWorld) -> None:
+    root = await show(world, "a.png")
+    file = world.slack.add_file(world.ann, *IMAGE, mode="tombstone")
+    await world.slack.post(world.general, world.ann, "look", [file], thread_ts=root, how="held")
+    await world.ask("What is this?", [], thread_ts=root)
+    (shown,) = await world.slack.wait_for(lambda: world.slack.answers(world.general, root))
+    assert "I could not use the file: it was deleted." in shown.shown
+
+
+@pytest.mark.parametrize(("num_between", "found"), [(3, "b.png"), (MESSAGES_PER_PAGE + 9, "b.png")])
+async def test_the_newest_picture_counts_in_direct_messages(world: SlackWorld, num_between: int, found: str) -> None:
+    direct = world.slack.direct(world.ann)
+    await show(world, "a.png", channel=direct)
+    await show(world, "b.png", channel=direct)
+    await talk(world, direct, None, num_between)
+    await world.slack.post(direct, world.ann, "What is this?")
+    assert await looked_back(world) == [found]
+
+
+async def test_direct_messages_are_read_back_as_far_as_is_bearable(world: SlackWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.slack.earlier.MESSAGES_PER_PAGE", 10)
+    direct = world.slack.direct(world.ann)
+    await show(world, "a.png", channel=direct)
+    await talk(world, direct, None, 10 * MAX_DIRECT_PAGES)
+    await world.slack.post(direct, world.ann, "What is this?")
+    await world.slack.wait_for(lambda: any("more messages here than I can read back" in m.shown for m in direct.messages.values()))
