@@ -16,7 +16,8 @@ _MARK = re.compile(r"<([^<>]*)>")
 _CODE_BLOCK = re.compile(r"```(?P<before>\n?)(?P<code>.+?)(?P<after>\n?)```", re.DOTALL)
 _BEFORE_MENTION = re.compile(r"<(?=[@#!])")
 _INVISIBLE = "\u200b"  # a zero-width space: with it, `<!channel>` is ordinary text, in code too
-_MAX_FALLBACK_CHARS = 1500  # `text` beside blocks is for notifications and screen readers; Slack advises 4,000, escapes add to it
+_MAX_FALLBACK_CHARS = 1500  # `text` beside blocks is for notifications and screen readers; chat.update takes 4,000
+_CUT_ENTITY = re.compile(r"&[a-z]*\Z")
 
 
 def to_plain(text: str, bot_user_id: str) -> str:
@@ -77,7 +78,8 @@ def harmless(markdown: str) -> str:
 
 
 def fallback(text: str) -> str:
-    """Plain text without markup for `text` beside blocks, at most 1,500 characters of the original."""
-    if len(text) > _MAX_FALLBACK_CHARS:
-        text = text[: _MAX_FALLBACK_CHARS - 1] + "…"
-    return html.escape(text, quote=False)
+    """Plain text without markup for `text` beside blocks: as much of it as 1,500 characters hold."""
+    escaped = html.escape(text, quote=False)
+    if len(escaped) <= _MAX_FALLBACK_CHARS:
+        return escaped
+    return _CUT_ENTITY.sub("", escaped[: _MAX_FALLBACK_CHARS - 1]) + "…"

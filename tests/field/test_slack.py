@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from adapters.base import Attachment, AttachmentError
+from adapters.base import AnswerText, Attachment, AttachmentError
 from adapters.slack.earlier import MAX_DIRECT_PAGES, MAX_THREAD_PAGES, MESSAGES_PER_PAGE
+from adapters.slack.mrkdwn import sections_of
 from adapters.slack.rich_text import text_of
-from tests.adapters.slack_world import IMAGE, SlackWorld, slack_world
+from adapters.slack.surface import NOT_TAKEN
+from tests.adapters.slack_world import IMAGE, SlackWorld, block_types, labels, slack_world
 from tests.loopbacks.slack.state import Channel
 
 BOT = "UBOT"
@@ -228,3 +230,131 @@ async def test_direct_messages_are_read_back_as_far_as_is_bearable(world: SlackW
     await talk(world, direct, None, 10 * MAX_DIRECT_PAGES)
     await world.slack.post(direct, world.ann, "What is this?")
     await world.slack.wait_for(lambda: any("more messages here than I can read back" in m.shown for m in direct.messages.values()))
+
+
+# -- an answer ends whole and with its buttons -----------------------------------------------------------------------------
+
+HEADINGS = "".join(f"## Part {number}\n\nSome words, {number}.\n\n" for number in range(60))
+TABLES = "".join(f"| a | b |\n|---|---|\n| {number} | x |\n\nNext:\n\n" for number in range(30))
+BLOCKS = "".join(f"```py\nx = {number}\n```\nThen\n" for number in range(40))
+AFTER = {"Helpful", "Not helpful", "Regenerate"}
+
+
+@pytest.mark.parametrize("text", [HEADINGS, TABLES, BLOCKS], ids=["headings", "tables", "code blocks"])
+@pytest.mark.parametrize("num_pieces", [1, 30], ids=["at once", "streamed"])
+@pytest.mark.parametrize("can_stream", [True, False])
+async def test_an_answer_of_which_slack_makes_too_many_blocks_is_shown_whole_with_its_buttons(
+    world: SlackWorld, text: str, num_pieces: int, can_stream: bool
+) -> None:
+    if not can_stream:
+        world.slack.faults.fail_next("chat.startStream", error="unknown_method")
+    question = await world.ask()
+    answer = await world.handler.next_answer()
+    size = len(text) // num_pieces + 1
+    for start in range(0, len(text), size):
+        await answer.add(AnswerText(text[start : start + size]))
+        if start == 0:
+            await world.slack.wait_for(lambda: any(world.texts(question)))
+    await world.handler.end(answer)
+    await world.handler.wait_delivered(answer.turn_id)
+    (shown,) = world.slack.answers(world.general, question.ts)
+    assert [word for word in text.split() if word.isalnum()] == [
+        word for word in shown.shown.replace("*", " ").split() if word.isalnum()
+    ]
+    assert labels(shown) == AFTER
+    await world.slack.click(world.ann, shown, "threadsight_rate_helpful")
+    await world.slack.wait_for(lambda: world.handler.ratings)
+
+
+REFUSALS = [
+    "invalid_blocks",
+    "invalid_blocks_format",
+    "msg_blocks_too_long",
+    "msg_too_long",
+    "block_mismatch",
+    "invalid_attachments",
+    "invalid_arguments",
+    "invalid_arg_name",
+    "markdown_text_conflict",
+    "only_one_table_allowed",
+    "something_new",
+]
+
+
+@pytest.mark.parametrize("word", REFUSALS)
+@pytest.mark.parametrize("num_times", [1, 2])
+async def test_whatever_slack_says_against_a_layout_a_plainer_one_is_taken(world: SlackWorld, word: str, num_times: int) -> None:
+    world.slack.faults.fail_next("chat.postMessage", error=word, times=num_times)
+    question = await world.ask()
+    answer = await world.handler.answer_next("## It is\n**a circle.**")
+    await world.handler.wait_delivered(answer.turn_id)
+    (shown,) = world.slack.answers(world.general, question.ts)
+    assert world.texts(question) == [["*It is*\n*a circle.*", "## It is\n**a circle.**"][num_times - 1]]
+    assert block_types(shown) == ["section", "actions"]
+    assert labels(shown) == AFTER
+
+
+async def test_an_answer_that_slack_finds_too_long_in_any_layout_is_cut_into_more_messages(world: SlackWorld) -> None:
+    world.slack.faults.fail_next("chat.postMessage", error="msg_too_long", times=3)
+    question = await world.ask()
+    text = "".join(f"Sentence number {number} is here. " for number in range(150))
+    answer = await world.handler.answer_next(text)
+    await world.handler.wait_delivered(answer.turn_id)
+    shown = world.slack.answers(world.general, question.ts)
+    assert len(shown) > 1
+    assert "".join(world.texts(question)).split() == text.split()
+    assert [labels(each) for each in shown] == [*([set()] * (len(shown) - 1)), AFTER]
+
+
+async def test_an_answer_that_slack_takes_in_no_form_ends_with_a_sentence_and_buttons(world: SlackWorld) -> None:
+    world.slack.faults.fail_next("chat.postMessage", error="invalid_blocks", times=3)
+    question = await world.ask()
+    answer = await world.handler.answer_next("A circle.")
+    await world.handler.wait_delivered(answer.turn_id)
+    (shown,) = world.slack.answers(world.general, question.ts)
+    assert NOT_TAKEN in shown.shown
+    assert labels(shown) == AFTER
+
+
+async def test_a_right_that_is_missing_is_not_tried_around(world: SlackWorld) -> None:
+    world.slack.faults.fail_next("chat.postMessage", error="missing_scope")
+    await world.ask()
+    answer = await world.handler.answer_next("A circle.")
+    await world.handler.wait_delivered(answer.turn_id)
+    assert len(world.slack.called("chat.postMessage")) == 1
+
+
+async def test_an_answer_of_characters_that_are_escaped_fits_into_an_update(world: SlackWorld) -> None:
+    world.slack.faults.fail_next("chat.startStream", error="unknown_method")
+    question, answer = await world.begun("&" * 1_000)
+    await answer.add(AnswerText("<>&" * 1_000))
+    await world.handler.end(answer)
+    await world.handler.wait_delivered(answer.turn_id)
+    assert world.texts(question) == ["&" * 1_000 + "<>&" * 1_000]
+
+
+TABLE = "| Name | Size |\n|:--|--:|\n| **Anna** | 3 |\n| 日本 | 12 |\n"
+SECTIONS = [
+    ("# Title #\ntext", ["*Title*\ntext"], "a heading"),
+    ("**bold** *it* __bold__ ~~no~~ `a*b*`", ["*bold* _it_ *bold* ~no~ `a*b*`"], "styles, and none in code"),
+    ("2 * 3 * 4 and snake_case_name", ["2 * 3 * 4 and snake_case_name"], "no styles"),
+    ("- a\n  * b\n1. c", ["• a\n  • b\n1. c"], "lists"),
+    ("see [the <b>](https://a.b/?x=1&y=2)", ["see <https://a.b/?x=1&amp;y=2|the &lt;b&gt;>"], "a link"),
+    ("[x](javascript:alert) <!channel> <@U1>", ["[x](javascript:alert) &lt;!channel&gt; &lt;@U1&gt;"], "no links or mentions else"),
+    ("```py\nif a < b:\n    **x**\n```\nok", ["```\nif a &lt; b:\n    **x**\n```\nok"], "code"),
+    ("- x\n  ```py\n  y = 1\n  ```", ["• x\n```\n  y = 1\n```"], "code in a list"),
+    (TABLE, ["```\nName | Size\n-----+-----\nAnna |    3\n日本 |   12\n```"], "a table"),
+]
+
+
+@pytest.mark.parametrize(("text", "right"), [case[:2] for case in SECTIONS], ids=[case[2] for case in SECTIONS])
+def test_the_plainer_form_is_slacks_own_markup(text: str, right: list[str]) -> None:
+    assert sections_of(text) == right
+
+
+@pytest.mark.parametrize("text", ["&" * 8_000, "```\n" + "<&>\n" * 2_000 + "```", "word " * 1_600, TABLE * 40])
+def test_no_section_is_too_long(text: str) -> None:
+    pieces = sections_of(text)
+    assert all(0 < len(piece) <= 3_000 for piece in pieces)
+    assert all(piece.count("```") % 2 == 0 for piece in pieces)
+    assert len(pieces) <= 48
