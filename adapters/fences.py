@@ -82,6 +82,16 @@ def is_closed_by(fence: Fence, line: str) -> bool:
     return match["marker"][0] == fence.marker[0] and len(match["marker"]) >= len(fence.marker)
 
 
+def num_closing_chars(fence: Fence, line: str) -> int:
+    """How many characters at the line's beginning do nothing but close the fence."""
+    if is_closed_by(fence, line):
+        return len(line)
+    match = _FENCE.match(line) if fence.is_inline else None
+    if match is None or match["marker"][0] != fence.marker[0] or len(match["marker"]) < len(fence.marker):
+        return 0
+    return match.start("info")
+
+
 def pieces(line: str, fence: Fence | None) -> tuple[list[str], Fence | None]:
     """A complete line, cut so that each fence in it has a line of its own, and the code block that is open behind it.
 
@@ -100,7 +110,7 @@ def pieces(line: str, fence: Fence | None) -> tuple[list[str], Fence | None]:
         for run in _BACKTICKS.finditer(line):
             if fence.marker[0] == "`" and len(run[0]) >= len(fence.marker):
                 before, after = line[: run.start()], line[run.end() :]
-                rest, then = pieces(after, None) if after.strip() else ([], None)
+                rest, then = pieces(fence.prefix + after.lstrip(" "), None) if after.strip() else ([], None)
                 is_blank = not before.removeprefix(fence.prefix).strip()
                 return [*([] if is_blank else [before + "\n"]), f"{fence.closing}\n", *rest], then
     elif words.endswith(fence.marker) and not words.removesuffix(fence.marker).endswith(fence.marker[0]):

@@ -12,8 +12,9 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
-from adapters.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, opened_by, pieces
+from adapters.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, num_closing_chars, opened_by, pieces
 from adapters.tables import Table, table_begun_by
 
 MIN_PAGE_CHARS = 64
@@ -57,17 +58,19 @@ def split_pages(text: str, max_chars: int, *, has_tables: bool = True, is_whole:
         start, state = _begun(text, start, state)
         if start >= len(text):
             break
-        page = _Page(state, max_chars, has_tables=has_tables)
+        is_within_line = start > 0 and text[start - 1] != "\n"
+        make_page = partial(_Page, state, max_chars, has_tables=has_tables, is_within_line=is_within_line)
+        page = make_page()
         begun = page.state
         lines, overflow = _filled(text, start, page, is_whole=is_whole)
         if overflow is None:
-            pages.append(_shown(text, start, len(text), _Page(state, max_chars, has_tables=has_tables), is_whole=is_whole))
+            pages.append(_shown(text, start, len(text), make_page(), is_whole=is_whole))
             break
         if overflow == start:  # a row that no page has room for
             state = None
             continue
         cut, state_there = _cut(text[:overflow], start, lines, state)
-        pages.append(_shown(text, start, cut, _Page(state, max_chars, has_tables=has_tables), is_closed=True))
+        pages.append(_shown(text, start, cut, make_page(), is_closed=True))
         start, state = cut, state if state_there is begun else state_there  # `state` knows how far the block is indented
     return [page for page in pages if page.strip()]
 
@@ -100,9 +103,12 @@ def code_in(page: str) -> Iterator[tuple[str, Fence | None, Fence | None]]:
 
 
 class _Page:
-    """What a page shows, while it is filled line by line. `state`: what was open at the end of the page before."""
+    """What a page shows, while it is filled line by line.
 
-    def __init__(self, state: State, max_chars: int, *, has_tables: bool) -> None:
+    `state`: what was open at the end of the page before. `is_within_line`: that page ends in the middle of a line.
+    """
+
+    def __init__(self, state: State, max_chars: int, *, has_tables: bool, is_within_line: bool = False) -> None:
         self.max_chars = max_chars
         self.state = state.again() if isinstance(state, Fence) else state
         self._has_tables = has_tables
@@ -111,6 +117,7 @@ class _Page:
         self._num_chars = 0
         self._rows: list[str] = []
         self._last = ""  # the line before, if a table may begin with it
+        self._lead = state.prefix if is_within_line and isinstance(state, Fence) and state.is_quoted else ""  # for the next line
         if isinstance(state, Fence):
             self._append(state.opening(max_chars))
         elif isinstance(state, Table) and has_tables and len(state.first_lines) <= max_chars // 4:
@@ -134,7 +141,7 @@ class _Page:
                 self._num_chars -= len(self._lines.pop())
             return
         if self._continued is not None:
-            line = self._continued.dedented(line)
+            line, self._lead = self._continued.dedented(self._lead + line), ""
         written, self.state = pieces(line, fence)
         self._append(*written)
         if self.state is not fence:
@@ -149,26 +156,26 @@ class _Page:
         """Whether the line is complete if it is the text's last one: a fence behind other words opens nothing any more."""
         return self.state is not None or not isinstance(pieces(line + "\n", None)[1], Fence) or bool(begins_with_marker(line))
 
-    def text(self, partial: str = "") -> str:
+    def text(self, beginning: str = "") -> str:
         """The page as it is now, with the beginning of one more line."""
         if self._continued is not None:
-            partial = self._continued.dedented(partial)
-        return "".join(self._lines) + (self._table(partial) or partial)
+            beginning = self._continued.dedented(self._lead + beginning)
+        return "".join(self._lines) + (self._table(beginning) or beginning)
 
-    def size(self, partial: str = "") -> int:
-        """The characters of `text(partial)`, and room for what has to close it."""
+    def size(self, beginning: str = "") -> int:
+        """The characters of `text(beginning)`, and room for what has to close it."""
         closing = 1 + len(self.state.closing) if isinstance(self.state, Fence) else 0
-        if self.state is None and (marker := begins_with_marker(partial)):
+        if self.state is None and (marker := begins_with_marker(beginning)):
             closing = 1 + len(marker)
-        return self._num_chars + len(self._table(partial) or partial) + max(_RESERVE, closing)
+        return self._num_chars + len(self._lead) + len(self._table(beginning) or beginning) + max(_RESERVE, closing)
 
-    def _table(self, partial: str) -> str:
+    def _table(self, beginning: str) -> str:
         """The table at the end of the page in a code block; empty if there is none, or if tables stay as they are."""
-        if self._has_tables or not isinstance(self.state, Table) or not (self._rows or partial or not self.state.has_rows):
+        if self._has_tables or not isinstance(self.state, Table) or not (self._rows or beginning or not self.state.has_rows):
             return ""
-        if partial and not self.state.is_row(partial):
-            return self.state.as_code(self._rows) + partial if self._rows or not self.state.has_rows else partial
-        return self.state.as_code(self._rows, partial)
+        if beginning and not self.state.is_row(beginning):
+            return self.state.as_code(self._rows) + beginning if self._rows or not self.state.has_rows else beginning
+        return self.state.as_code(self._rows, beginning)
 
     def _end_table(self) -> None:
         if isinstance(self.state, Table) and not self._has_tables and (self._rows or not self.state.has_rows):
@@ -189,8 +196,8 @@ class _Page:
 def _begun(text: str, start: int, state: State) -> tuple[int, State]:
     """Where the next page begins, and what it goes on with: nothing that would end at once, and no blank lines."""
     line = text[start : text.find("\n", start) + 1 or len(text)]
-    if isinstance(state, Fence) and line and is_closed_by(state, line):
-        start, state = start + len(line), None
+    if isinstance(state, Fence) and (num_chars := num_closing_chars(state, line)):
+        start, state = start + num_chars, None
     elif isinstance(state, Table) and line and not state.is_row(line):
         state = None
     if state is None and (blank := _BLANK_LINES.match(text, start)):
@@ -230,14 +237,14 @@ def _filled(text: str, start: int, page: _Page, *, is_whole: bool) -> tuple[list
 def _shown(text: str, start: int, end: int, page: _Page, *, is_whole: bool = False, is_closed: bool = False) -> str:
     """The page with this piece of the text."""
     piece = text[start:end]
-    *lines, partial = piece.split("\n")
+    *lines, last = piece.split("\n")
     for line in lines:
         page.add(line + "\n")
-    is_added = is_whole and bool(partial) and page.may_end_with(partial)
+    is_added = is_whole and bool(last) and page.may_end_with(last)
     if is_added:
-        page.add(partial + "\n")
-        partial = ""
-    shown = page.text(partial)
+        page.add(last + "\n")
+        last = ""
+    shown = page.text(last)
     if is_closed:
         return heal(shown)
     return shown.removesuffix("\n") if is_added else shown

@@ -32,7 +32,7 @@ def code_block(draw: st.DrawFn) -> str:
 
 
 line_ends = st.sampled_from(["\n", "\n\n", "\r\n", "\r\n\r\n", "\n\n\n\n"])
-cells = st.text(st.sampled_from("ab |\\`*日é👩‍💻🙂-:"), max_size=12)
+cells = st.text(st.sampled_from("ab |\\`*日é👩‍💻🙂:"), max_size=12)
 
 
 @st.composite
@@ -88,12 +88,11 @@ def test_no_page_is_over_the_limit_or_blank_and_every_one_is_balanced(
 
 @given(texts, limits)
 def test_nothing_is_lost_and_nothing_doubled(text: str, limit: int) -> None:
-    """What is not white space, a quote's mark or a fence with its language, nor the head of a table, comes once, and in order."""
+    """Each character comes once and in order, but for white space and the marks of quotes, fences and tables."""
     assume(not re.search(rf"{FENCE}[^\n`~]*\S", re.sub(f"{FENCE} and so on", "", unified(text))))  # is that a language or code?
 
     def essence(piece: str) -> str:
-        without_heads = re.sub(r"(?m)^[ >]*\| c0[^\n]*\n[ >]*\|[ |:]*-[ |:-]*(\n|$)", "", piece)
-        return re.sub(r"[\s>`~]+", "", re.sub(FENCE, "", without_heads))
+        return re.sub(r"c[0-3](?!\w)|[\s>`~|:-]+", "", re.sub(FENCE, "", piece))
 
     shown = "".join(map(essence, split_pages(text, limit)))
     assert shown == essence(unified(text)) or has_long_marker_line(text, limit)
