@@ -38,6 +38,10 @@ class Fence:
     def is_quoted(self) -> bool:
         return ">" in self.prefix
 
+    def is_ended_by(self, line: str) -> bool:
+        """Whether the block ends before the line, which may be incomplete, because the quote does that it is in."""
+        return self.is_quoted and bool(line.strip(" \t")) and _QUOTE.match(line) is None
+
     def opening(self, max_chars: int) -> str:
         """The line that opens it again on a new page, without indentation (`dedented`)."""
         prefix = self.prefix if self.is_quoted else ""
@@ -97,7 +101,7 @@ def pieces(line: str, fence: Fence | None) -> tuple[list[str], Fence | None]:
 
     `fence`: the one that is open before it. All pieces end with a line end.
     """
-    if fence is not None and fence.is_quoted and not _QUOTE.match(line):  # a quote ends, and its code block with it
+    if fence is not None and fence.is_ended_by(line):
         rest, then = pieces(line, None)
         return [f"{fence.closing}\n", *rest], then
     if fence is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from adapters.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, num_closing_chars, opened_by, pieces
-from adapters.tables import Table, table_begun_by
+from adapters.tables import AlignedTable, Table, table_begun_by
 
 MIN_PAGE_CHARS = 64
 _RESERVE = MAX_MARKER + 2  # for closing a code block
@@ -115,13 +115,19 @@ class _Page:
         self._continued = state if isinstance(state, Fence) else None
         self._lines: list[str] = []
         self._num_chars = 0
-        self._rows: list[str] = []
+        self._aligned = AlignedTable(state) if isinstance(state, Table) and not has_tables else None
         self._last = ""  # the line before, if a table may begin with it
         self._lead = state.prefix if is_within_line and isinstance(state, Fence) and state.is_quoted else ""  # for the next line
         if isinstance(state, Fence):
             self._append(state.opening(max_chars))
         elif isinstance(state, Table) and has_tables and len(state.first_lines) <= max_chars // 4:
             self._append(state.first_lines)
+
+    def begin(self, line: str) -> None:
+        """A line begins, which may be incomplete. It can end a quote, and with it a code block."""
+        if isinstance(self.state, Fence) and self.state.is_ended_by(self._lead + line):
+            self._append(f"{self.state.closing}\n")
+            self.state = self._continued = None
 
     def add(self, line: str) -> None:
         """Add a complete line, with its line end."""
@@ -139,6 +145,7 @@ class _Page:
                 self._append(line)
             else:
                 self._num_chars -= len(self._lines.pop())
+                self._aligned = AlignedTable(table)
             return
         if self._continued is not None:
             line, self._lead = self._continued.dedented(self._lead + line), ""
@@ -167,26 +174,36 @@ class _Page:
         closing = 1 + len(self.state.closing) if isinstance(self.state, Fence) else 0
         if self.state is None and (marker := begins_with_marker(beginning)):
             closing = 1 + len(marker)
-        return self._num_chars + len(self._lead) + len(self._table(beginning) or beginning) + max(_RESERVE, closing)
+        num_chars = len(self._lead) + len(beginning)
+        if self._has_aligned(beginning):
+            assert self._aligned is not None
+            is_row = self.is_row(beginning)
+            num_chars = self._aligned.size(beginning if is_row else "") + (0 if is_row else len(beginning))
+        return self._num_chars + num_chars + max(_RESERVE, closing)
 
     def _table(self, beginning: str) -> str:
         """The table at the end of the page in a code block; empty if there is none, or if tables stay as they are."""
-        if self._has_tables or not isinstance(self.state, Table) or not (self._rows or beginning or not self.state.has_rows):
+        if not self._has_aligned(beginning):
             return ""
-        if beginning and not self.state.is_row(beginning):
-            return self.state.as_code(self._rows) + beginning if self._rows or not self.state.has_rows else beginning
-        return self.state.as_code(self._rows, beginning)
+        assert self._aligned is not None
+        return self._aligned.text(beginning) if self.is_row(beginning) else self._aligned.text() + beginning
+
+    def _has_aligned(self, beginning: str = "") -> bool:
+        """Whether a table is at the end of the page. One that goes on from the page before is there from its first row on."""
+        if self._aligned is None or not isinstance(self.state, Table):
+            return False
+        return self._aligned.has_rows or not self.state.has_rows or self.is_row(beginning)
 
     def _end_table(self) -> None:
-        if isinstance(self.state, Table) and not self._has_tables and (self._rows or not self.state.has_rows):
-            self._append(self.state.as_code(self._rows))
-        self._rows = []
+        if self._has_aligned() and self._aligned is not None:
+            self._append(self._aligned.text())
+        self._aligned = None
 
     def _append_row(self, line: str) -> None:
-        if self._has_tables:
+        if self._aligned is None:
             self._append(line)
         else:
-            self._rows.append(line)
+            self._aligned.add(line)
 
     def _append(self, *lines: str) -> None:
         self._lines += lines
@@ -215,6 +232,7 @@ def _filled(text: str, start: int, page: _Page, *, is_whole: bool) -> tuple[list
         end = text.find("\n", start) + 1 or len(text)
         line = text[start:end]
         words = line.removesuffix("\n")
+        page.begin(line)
         if page.is_row(line):
             if len(line) > page.max_chars or page.size(words) > page.max_chars:
                 return lines, start
@@ -239,7 +257,9 @@ def _shown(text: str, start: int, end: int, page: _Page, *, is_whole: bool = Fal
     piece = text[start:end]
     *lines, last = piece.split("\n")
     for line in lines:
+        page.begin(line + "\n")
         page.add(line + "\n")
+    page.begin(last)
     is_added = is_whole and bool(last) and page.may_end_with(last)
     if is_added:
         page.add(last + "\n")
@@ -294,6 +314,8 @@ def _cut(text: str, first: int, lines: list[_Line], state: State) -> tuple[int, 
         return chosen
     # One long line from `start` on, perhaps after a short beginning.
     tail = text[start:]
+    if isinstance(before, Fence) and before.is_ended_by(tail):
+        before = None
     if before is None and start > first and begins_with_marker(tail):
         return leading or (start, None)  # never within a block's opening line
     after_marker = len(tail) - len(_MARKER.sub("", tail, count=1)) + 1

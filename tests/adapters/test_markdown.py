@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from adapters.markdown import MIN_PAGE_CHARS, heal, split_pages
+from adapters.tables import AlignedTable
 
 _PARSER = MarkdownIt("commonmark")
 FENCE = r"[`~]{3,}[ \t]*(?:py\b|c\+\+ title=x|text\b)?"
@@ -182,3 +183,17 @@ def test_line_ends_are_unified() -> None:
 def test_too_small_a_limit_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="too short"):
         split_pages("x", 10)
+
+
+def test_a_long_table_is_not_laid_out_anew_for_each_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All platforms share one event loop, so the work grows with the text and not with its square."""
+    texts: list[str] = []
+    text = AlignedTable.text
+
+    def counted(table: AlignedTable, beginning: str = "") -> str:
+        texts.append(text(table, beginning))
+        return texts[-1]
+
+    monkeypatch.setattr(AlignedTable, "text", counted)
+    pages = split_pages("| a | b |\n|---|---|\n" + "| xx | yyy |\n" * 1_000, 2_000, has_tables=False)
+    assert len(texts) <= 2 * len(pages)
