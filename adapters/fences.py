@@ -36,6 +36,7 @@ class Fence:
 
     @property
     def is_quoted(self) -> bool:
+        """Whether the block is in a quote, whose mark all its lines begin with."""
         return ">" in self.prefix
 
     def is_ended_by(self, line: str) -> bool:
@@ -50,6 +51,7 @@ class Fence:
 
     @property
     def closing(self) -> str:
+        """The line that closes it, without its line end."""
         return f"{self.prefix}{self.marker}"
 
     def again(self) -> Fence:

@@ -70,6 +70,7 @@ class AlignedTable:
 
     @property
     def has_rows(self) -> bool:
+        """Whether a complete row was added."""
         return bool(self._rows)
 
     def add(self, row: str) -> None:
@@ -91,6 +92,7 @@ class AlignedTable:
         return fences + (num_record_chars or len(self._quote) + len(" | ".join(self._table.header)) + 1)
 
     def text(self, beginning: str = "") -> str:
+        """The code block, with its fences and a line end behind each line."""
         rows = [*self._rows, *([self._table.cells(beginning, is_complete=False)] if beginning else [])]
         lines = self._grid_lines([self._table.header, *rows]) if self._is_grid else self._record_lines(rows)
         longest = max((len(run) for line in lines for run in _BACKTICKS.findall(line)), default=0)

@@ -47,6 +47,8 @@ async def fetch_public_link(url: str, max_bytes: int) -> bytes:
 
 
 class ImageReader:
+    """Finds and reads the pictures of a message. `max_bytes`: of one file. `fetch_link` downloads what is linked to."""
+
     def __init__(self, max_bytes: int, fetch_link: FetchLink = fetch_public_link) -> None:
         self._max_bytes = max_bytes
         self._fetch_link = fetch_link
@@ -128,6 +130,7 @@ def without_links(text: str, links: Sequence[str]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
+    """The names, at least one, as a part of a sentence."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 

@@ -92,23 +92,27 @@ class DiscordSurface:
         self._has_begun = False  # the next message is not the answer's first
 
     async def show_typing(self) -> None:
+        """Show that we are typing; a command shows it by itself."""
         if not self._has_token():
             async with _writing():
                 await self._messages().typing()
 
     async def post(self, page: Page) -> str:
+        """Write a new message, with the interaction's token while that is valid. Returns its id."""
         try:
             return await self._post(page)
         except NotTaken as error:
             return await self._post(self._plainer(page, error))
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
+        """Change a message. Returns the new id of a page that had to move to another one."""
         try:
             return await self._edit(reply_id, page)
         except NotTaken as error:
             return await self._edit(reply_id, self._plainer(page, error))
 
     async def delete(self, reply_id: str) -> None:
+        """Delete a message, if it still exists."""
         if reply_id == _CUT_ID:
             return
         self._follow_ups.pop(reply_id, None)

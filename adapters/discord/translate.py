@@ -308,9 +308,11 @@ def is_automatic_message(message: discord.Message) -> bool:
 
 
 def workspace_of(guild: discord.Guild | discord.Object | None) -> str:
+    """The guild's id as our workspace; direct messages have one of their own."""
     return DIRECT if guild is None else str(guild.id)
 
 
 def author_of(user: discord.abc.User) -> Author:
+    """Who wrote it, with the roles that a member has in the guild."""
     roles = user.roles if isinstance(user, discord.Member) else []
     return Author(str(user.id), user.display_name, frozenset(str(role.id) for role in roles))

@@ -61,6 +61,7 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
+        """Whether no other event can add a file to it."""
         if self.event["files"] or len(self.kinds) > 1:
             return True
         if self.event.get("subtype") == "file_share":

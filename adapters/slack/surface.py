@@ -95,6 +95,7 @@ class SlackSurface:
         await self._set_status(_STATUS)
 
     async def post(self, page: Page) -> str:
+        """Write a new message, as a stream if its text goes on. Returns its reply id."""
         workspace = await self._workspaces.find(self._destination.workspace)
         ts = await self._found(self._unconfirmed.find_answer(workspace))
         if ts is not None:
@@ -110,6 +111,7 @@ class SlackSurface:
         return self._reply_id(ts)
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
+        """Change a message, by its stream if that is possible. Returns the reply id if it has changed."""
         workspace = await self._workspaces.find(self._destination.workspace)
         ts, stop_ts = self._parts(reply_id)
         self._posted.add(f"{self.channel}:{ts}")  # perhaps posted by an earlier run of the program
@@ -139,6 +141,7 @@ class SlackSurface:
         return changed if changed != reply_id else None
 
     async def delete(self, reply_id: str) -> None:
+        """Delete a message and the Stop button beside it, if they still exist."""
         workspace = await self._workspaces.find(self._destination.workspace)
         for ts in self._parts(reply_id):
             if ts is not None:
