@@ -21,7 +21,7 @@ from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, Threa
 from adapters.markdown import heal, split_pages
 from adapters.pace import Pace
 from adapters.phrases import waiting_sentence
-from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
+from adapters.surface import Control, DestinationGone, Page, Surface, TooLong, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,12 @@ class _State:
     waiting: Waiting | None = None
     ended: Ended | None = None
 
-    def pages(self, max_chars: int, turn_id: int | None, *, is_quiet: bool) -> list[Page]:
+    def pages(self, max_chars: int, turn_id: int | None, *, has_tables: bool, is_quiet: bool) -> list[Page]:
         """The pages that should be shown now."""
         if self.ended is not None:
-            return self._final_pages(self.ended, max_chars, turn_id)
+            return self._final_pages(self.ended, max_chars, turn_id, has_tables=has_tables)
         controls = () if turn_id is None else (Control.STOP,)
-        texts = split_pages(self.text, max_chars)
+        texts = split_pages(self.text, max_chars, has_tables=has_tables)
         if texts:
             earlier = [Page(text) for text in texts[:-1]]
             return [*earlier, Page(texts[-1], controls=controls, turn_id=turn_id, is_open=True)]
@@ -67,7 +67,7 @@ class _State:
             return [Page("", waiting_sentence(waiting), controls=controls, turn_id=turn_id, is_open=True)]
         return [Page("", LOOKING, controls=controls, turn_id=turn_id, is_open=True)] if is_quiet else []
 
-    def _final_pages(self, ended: Ended, max_chars: int, turn_id: int | None) -> list[Page]:
+    def _final_pages(self, ended: Ended, max_chars: int, turn_id: int | None, *, has_tables: bool) -> list[Page]:
         notices, text = list(self.notices), self.text
         controls: tuple[Control, ...] = () if turn_id is None else _AFTER_END
         match ended.status:
@@ -85,7 +85,7 @@ class _State:
                 controls, notices = (), notices or [NOT_YET]
             case _ as never:
                 assert_never(never)
-        texts = split_pages(text, max_chars) or [""]
+        texts = split_pages(text, max_chars, has_tables=has_tables, is_whole=True) or [""]
         texts[-1] = heal(texts[-1])  # so that our sentences are not in a code block that the model left open
         groups = _grouped([notice for notice in notices if notice], max_chars, max_chars - len(texts[-1]))
         if texts[-1]:
@@ -180,6 +180,8 @@ class _Painting:
                     return await self._finish()
                 else:
                     await self._rest()
+            except TooLong:
+                continue
             except TryLater as later:
                 if self._ended_at is not None and self._clock() - self._ended_at > self._final_seconds:
                     log.warning("The end of an answer could not be written for %d seconds.", self._final_seconds)
@@ -189,7 +191,8 @@ class _Painting:
 
     def _wanted(self) -> list[Page]:
         is_quiet = self._clock() - self._began_at >= QUIET_SECONDS
-        return self._state.pages(self._surface.max_page_chars, self._turn_id, is_quiet=is_quiet)
+        surface = self._surface
+        return self._state.pages(surface.max_page_chars, self._turn_id, has_tables=surface.has_tables, is_quiet=is_quiet)
 
     async def _write_one(self, wanted: Sequence[Page], *, is_final: bool) -> bool:
         """Bring one message up to date. Returns False if all are."""

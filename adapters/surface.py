@@ -20,9 +20,10 @@ class Control(StrEnum):
 class Page:
     """One message of an answer, as it should look now.
 
-    `text` is Markdown as the model wrote it; a code block that continues from the page before is opened again at the beginning. It
-    only grows while the answer is written, until the page is full. `is_open`: more text follows, and a code block may be
-    unfinished. `status` (the queue position) and `notices` are our own sentences. Only the last page has `controls`, for `turn_id`.
+    `text` is Markdown as the model wrote it, with each fence on a line of its own; a code block that continues from the page before
+    is opened again at the beginning. It only grows while the answer is written, until the page is full; where tables are aligned in
+    code blocks, these change with every row. `is_open`: more text follows, and a code block may be unfinished. `status` (the queue
+    position) and `notices` are our own sentences. Only the last page has `controls`, for `turn_id`.
     """
 
     text: str
@@ -45,14 +46,20 @@ class TryLater(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class TooLong(TryLater):
+    """The platform took the page in no layout. `max_page_chars` is smaller now, so that the answer is cut into more pages."""
+
+
 class Surface(Protocol):
     """Writes one answer at its destination. Every method may raise `DestinationGone` or `TryLater`, and nothing else.
 
     `channel` is the unit of the platform's rate limits. `max_page_chars` is the room for text, status and notices, in characters.
+    `has_tables`: the platform shows Markdown's tables; where not, pages have them aligned in code blocks.
     """
 
     channel: str
     max_page_chars: int
+    has_tables: bool
 
     async def show_typing(self) -> None:
         """Show that we are typing. Called again every few seconds until there is text."""

@@ -22,7 +22,17 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 90.0  # discord.py's own repeats take up to 25 s, and a rate limit up to 30 s
 TOO_MANY_EDITS = 30046  # for a message that is older than an hour
 _GONE = frozenset({50083, 160005})  # archived, locked
+INVALID_FORM, EMPTY_MESSAGE = 50035, 50006
+_ABOUT_CONTENT = frozenset({INVALID_FORM, EMPTY_MESSAGE, 200000, 200001, 240000})  # with those of a server's moderation and links
 _INTERACTION_TOKEN = re.compile(r"(/(?:webhooks|interactions)/\d+/)[^/\s?]+")
+
+
+class NotTaken(DestinationGone):
+    """Discord takes no message with this content. `code` is its code for why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
 
 
 class CannotEdit(Exception):
@@ -44,6 +54,8 @@ async def translated_errors() -> AsyncIterator[None]:
             raise CannotEdit from error
         if error.status not in (401, 403, 404) and error.code not in _GONE:
             log.error("Discord did not take what I sent (status %d, code %d).", error.status, error.code)
+        if error.status == 400 and error.code in _ABOUT_CONTENT:
+            raise NotTaken(error.code) from error
         raise DestinationGone from error
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise TryLater from error

@@ -21,7 +21,8 @@ Reread = Callable[[], Awaitable[discord.Message | None]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something that may be a picture. `id` identifies it when the message is read again. `reason`: why it cannot be one."""
+    """Something that may be a picture. `id` identifies it when the message is read again. `reason`: why it cannot be one.
+    `is_likely`: Discord does not say that it is something else, such as a text."""
 
     id: str
     name: str
@@ -29,6 +30,7 @@ class Source:
     size: int | None = None
     link: str | None = None
     reason: str | None = None
+    is_likely: bool = True
 
 
 def sources_in(message: discord.Message, *, with_previews: bool) -> tuple[Source, ...]:
@@ -88,7 +90,9 @@ def _fetcher(source: Source, downloads: Downloads, reread: Reread | None) -> Cal
 
 
 def _attached(attachment: discord.Attachment) -> Source:
-    return Source(f"attachment {attachment.id}", attachment.filename, attachment.url, attachment.size)
+    kind = attachment.content_type or ""
+    is_likely = not kind or kind.startswith(("image/", "application/octet-stream"))
+    return Source(f"attachment {attachment.id}", attachment.filename, attachment.url, attachment.size, is_likely=is_likely)
 
 
 def _sticker(sticker: discord.StickerItem) -> Source:

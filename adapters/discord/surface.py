@@ -19,11 +19,12 @@ from typing import Any, cast
 
 import discord
 
-from adapters.discord.api_errors import CannotEdit, translated_errors
+from adapters.discord.api_errors import INVALID_FORM, CannotEdit, NotTaken, translated_errors
 from adapters.discord.buttons import custom_ids, view_of
+from adapters.discord.code_blocks import with_code_blocks
 from adapters.discord.destination import Destination
 from adapters.markdown import heal
-from adapters.surface import DestinationGone, Page, TryLater
+from adapters.surface import DestinationGone, Page, TooLong, TryLater
 
 MAX_MESSAGE_CHARS = 2_000
 CANNOT_REPLY = 160002  # because the bot may not read the message history
@@ -32,6 +33,9 @@ HINT = "To go on, mention me or reply to me: I do not see other messages here."
 _ORIGINAL = "@original"
 MAX_FOLLOW_UPS = 5  # after the first, where only the person installed the app (interactions/receiving-and-responding)
 CUT = "My answer is longer, but Discord lets me write no more messages here. Ask me for the rest, or for a shorter answer."
+NOT_TAKEN = "Discord does not take my answer in this form. “Regenerate”, or other words in the question, may help."
+NOT_ALLOWED_HERE = "The rules of this server's moderation do not let my answer through."
+_LEAST_PAGE_CHARS = 500
 _CUT_ID = "cut"  # the reply id of pages that are not shown
 _HINT_ROOM, _CUT_ROOM = len(HINT) + 8, len(CUT) + 8
 _ENDLESS = 1_000_000
@@ -48,7 +52,7 @@ def original_id(interaction_id: int) -> str:
 
 def render(page: Page, *, hint: str | None = None) -> str:
     """The page as a message's content. Our own sentences are under the text, in small print."""
-    text = (heal(page.text) if page.is_open else page.text).rstrip()
+    text = with_code_blocks(heal(page.text) if page.is_open else page.text).rstrip()
     sentences = [sentence for sentence in (page.status, *page.notices, hint) if sentence]
     small = [f"-# {_one_line(sentence)}" for sentence in sentences]
     return "\n".join([text, *small] if text else small or ["…"])[:MAX_MESSAGE_CHARS]
@@ -69,6 +73,8 @@ def cut_at_sentence(text: str, max_chars: int) -> str:
 class DiscordSurface:
     """Writes an answer at `destination`. `clock` returns seconds since 1970."""
 
+    has_tables = False
+
     def __init__(self, client: Callable[[], discord.Client], destination: Destination, *, clock: Clock = time.time) -> None:
         """`client` returns the one that is signed in now, which may change while an answer is written."""
         self.channel = destination.channel
@@ -86,11 +92,44 @@ class DiscordSurface:
         self._has_begun = False  # the next message is not the answer's first
 
     async def show_typing(self) -> None:
+        """Show that we are typing; a command shows it by itself."""
         if not self._has_token():
             async with _writing():
                 await self._messages().typing()
 
     async def post(self, page: Page) -> str:
+        """Write a new message, with the interaction's token while that is valid. Returns its id."""
+        try:
+            return await self._post(page)
+        except NotTaken as error:
+            return await self._post(self._plainer(page, error))
+
+    async def edit(self, reply_id: str, page: Page) -> str | None:
+        """Change a message. Returns the new id of a page that had to move to another one."""
+        try:
+            return await self._edit(reply_id, page)
+        except NotTaken as error:
+            return await self._edit(reply_id, self._plainer(page, error))
+
+    async def delete(self, reply_id: str) -> None:
+        """Delete a message, if it still exists."""
+        if reply_id == _CUT_ID:
+            return
+        self._follow_ups.pop(reply_id, None)
+        try:
+            if self._has_token():
+                webhook, name = self._webhook(), _ORIGINAL if reply_id.startswith(_ORIGINAL) else reply_id
+                async with _writing():
+                    await webhook.delete_message(cast(int, name))
+            elif not reply_id.startswith(_ORIGINAL):
+                async with _writing():
+                    await self._partial(reply_id).delete()
+        except DestinationGone:
+            pass
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    async def _post(self, page: Page) -> str:
         if self._has_token():
             return await self._follow_up(page)
         is_first = not self._has_begun and page.turn_id is not None
@@ -105,7 +144,7 @@ class DiscordSurface:
             await self.edit(str(message.id), page)
         return str(message.id)
 
-    async def edit(self, reply_id: str, page: Page) -> str | None:
+    async def _edit(self, reply_id: str, page: Page) -> str | None:
         self._has_begun = True
         is_original = reply_id.startswith(_ORIGINAL)
         if self._has_token():
@@ -127,22 +166,15 @@ class DiscordSurface:
             return moved_to
         return None
 
-    async def delete(self, reply_id: str) -> None:
-        if reply_id == _CUT_ID:
-            return
-        self._follow_ups.pop(reply_id, None)
-        try:
-            if self._has_token():
-                webhook, name = self._webhook(), _ORIGINAL if reply_id.startswith(_ORIGINAL) else reply_id
-                async with _writing():
-                    await webhook.delete_message(cast(int, name))
-            elif not reply_id.startswith(_ORIGINAL):
-                async with _writing():
-                    await self._partial(reply_id).delete()
-        except DestinationGone:
-            pass
-
-    # -- inside ------------------------------------------------------------------------------------------------------------
+    def _plainer(self, page: Page, error: NotTaken) -> Page:
+        """What to show instead of a page that Discord does not take. Raises TooLong if shorter pages may be taken."""
+        if error.code == INVALID_FORM and len(page.text) > _LEAST_PAGE_CHARS and self.max_page_chars < _ENDLESS:
+            self.max_page_chars = max(_LEAST_PAGE_CHARS, min(self.max_page_chars, len(page.text)) // 2)
+            raise TooLong from error
+        if not page.text:
+            raise error
+        sentence = NOT_ALLOWED_HERE if error.code in (200000, 200001) else NOT_TAKEN
+        return replace(page, text="", status=None, notices=(sentence, *page.notices))
 
     def _render(self, page: Page) -> str:
         if self._destination.is_alt_text:

@@ -16,16 +16,31 @@ from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT
 from adapters.discord.files import Downloads
 from adapters.discord.images import attachments_of, has_unresolved_link, sources_in, unusable
+from adapters.mentions import OUR_MENTION, without_our_mention
 from adapters.post import Post, asked_once, no_attachments
 from adapters.surface import DestinationGone, TryLater
 
 EMBED_SECONDS = 3.0  # how long we wait for Discord to resolve a link
-_NUM_LOOKED_BACK = 20
+_PAGE = 100  # messages, as many as Discord gives at once
+_MAX_PAGES = 5  # of a thread or a direct message
+_MAX_REPLIES = 10
+_AGAIN = "Please post the picture again with your question, or reply to it and mention me"
+_TOO_LONG = f"I looked at the last {_PAGE * _MAX_PAGES} messages here and found none"
+_NO_ANSWER = "Discord did not show me all of the messages before yours, so that I may have missed the newest picture"
+_NO_RIGHT = "I may not read the messages before yours here"
+_HIDDEN = "Discord does not show me all that people write here, so that I may have missed the newest picture"
 _NEARBY = timedelta(minutes=10)  # in a channel with many people
 _MAX_REMEMBERED = 500
 _PEOPLES_TYPES = frozenset({discord.MessageType.default, discord.MessageType.reply})
-_MENTION = re.compile(r"<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>")
-_SPACES = re.compile(r"[ \t]{2,}")
+# Code comes first: Discord shows what looks like a mention there as it was written.
+_CODE_OR_MENTION = re.compile(
+    r"(?P<code>\\[`\\]|(?P<ticks>`+)(?!`)(?s:.+?)(?<!`)(?P=ticks)(?!`))"
+    r"|<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>"
+)
+
+
+class _NotAllRead(Exception):
+    """Why a message with a picture may be unseen, as the rest of a sentence for the person."""
 
 
 class Translator:
@@ -100,9 +115,10 @@ class Translator:
             if waiting := self._waiting.get(message.id):
                 waiting.set()
 
-    def images_of(self, message: discord.Message) -> tuple[Attachment, ...]:
-        """All pictures that a message shows, including previews of pages."""
-        sources = sources_in(message, with_previews=True)
+    def images_of(self, message: discord.Message, *, only_likely: bool = False) -> tuple[Attachment, ...]:
+        """All pictures that a message shows, including previews of pages. `only_likely`: without files that Discord gives another
+        type, which nobody has pointed at."""
+        sources = [each for each in sources_in(message, with_previews=True) if each.is_likely or not only_likely]
         return attachments_of(sources, self._downloads, lambda: self._reread(message))
 
     async def read(self, channel_id: int, guild_id: int | None, message_id: int) -> discord.Message | None:
@@ -157,36 +173,80 @@ class Translator:
             reference = message.reference
             if reference is not None and isinstance(reference.resolved, discord.DeletedReferencedMessage):
                 return (unusable("the message that you replied to", "it was deleted"),)
-            replied_to = await self._replied_to(message, may_ask=True)
-            if replied_to is not None and (found := self.images_of(replied_to)):
-                return found
+            async for replied_to in self._chain(message):
+                if found := self.images_of(replied_to):
+                    return found
             if found := self.images_of(await self._with_embeds(message) if has_unresolved_link(message) else message):
                 return found
-            async for earlier in self._earlier(message, channel):
-                if earlier.author.id != self._own_id and (found := self.images_of(earlier)):
-                    return found
+            try:
+                async for earlier in self._earlier(message, channel):
+                    if earlier.author.id != self._own_id and (found := self.images_of(earlier, only_likely=True)):
+                        return found
+            except _NotAllRead as error:
+                return (unusable("an earlier picture", f"{error}. {_AGAIN}"),)
             return ()
 
         return look_back
 
+    async def _chain(self, message: discord.Message) -> AsyncIterator[discord.Message]:
+        """Yields the message that this one replies to, the one that that one replies to, and so on."""
+        for _ in range(_MAX_REPLIES):
+            replied_to = await self._replied_to(message, may_ask=True)
+            if replied_to is None:
+                return
+            yield replied_to
+            message = replied_to
+
     async def _earlier(self, message: discord.Message, channel: discord.abc.MessageableChannel) -> AsyncIterator[discord.Message]:
-        """Yields earlier messages, newest first: in a thread or a direct message the nearby ones, in a channel the same person's
-        latest."""
+        """Yields earlier messages, newest first: in a thread or a direct message all, in a channel the same person's latest.
+
+        Raises _NotAllRead where a picture may be in a message that is not yielded: what follows would be older.
+        """
         is_conversation = isinstance(channel, discord.Thread) or message.guild is None
-        history: list[discord.Message] = []
+        last = message
+        for _ in range(_MAX_PAGES if is_conversation else 1):
+            page = await self._page_before(last, channel, is_conversation=is_conversation)
+            for earlier in page:
+                is_same_person = earlier.author.id == message.author.id
+                if is_conversation or (is_same_person and message.created_at - earlier.created_at <= _NEARBY):
+                    if self._is_hidden(earlier):
+                        raise _NotAllRead(_HIDDEN)
+                    yield earlier
+            if len(page) < _PAGE or not is_conversation:
+                break
+            last = page[-1]
+        else:
+            raise _NotAllRead(_TOO_LONG)
+        if isinstance(channel, discord.Thread):
+            try:
+                async with translated_errors():
+                    parent = self._client.get_partial_messageable(channel.parent_id, guild_id=channel.guild.id)
+                    starter = await parent.fetch_message(channel.id)
+            except (DestinationGone, CannotEdit):
+                return  # a thread that was not begun with a message
+            except TryLater:
+                raise _NotAllRead(_NO_ANSWER) from None
+            yield starter
+
+    async def _page_before(
+        self, message: discord.Message, channel: discord.abc.MessageableChannel, *, is_conversation: bool
+    ) -> list[discord.Message]:
+        """The messages before this one, newest first. In a channel where they cannot be read: none."""
         try:
             async with translated_errors():
-                history = [each async for each in channel.history(limit=_NUM_LOOKED_BACK, before=message)]
-        except (DestinationGone, TryLater, CannotEdit):
-            pass  # then there is nothing earlier for us
-        for earlier in history:
-            is_same_person = earlier.author.id == message.author.id
-            if is_conversation or (is_same_person and message.created_at - earlier.created_at <= _NEARBY):
-                yield earlier
-        if isinstance(channel, discord.Thread):
-            starter = await self.read(channel.parent_id, channel.guild.id, channel.id)
-            if starter is not None:
-                yield starter
+                return [each async for each in channel.history(limit=_PAGE, before=message)]
+        except (DestinationGone, CannotEdit):
+            reason = _NO_RIGHT
+        except TryLater:
+            reason = _NO_ANSWER
+        if is_conversation:
+            raise _NotAllRead(reason)
+        return []
+
+    def _is_hidden(self, message: discord.Message) -> bool:
+        """Whether Discord keeps from us what a person wrote, and with it perhaps a picture."""
+        is_empty = not (message.content or message.attachments or message.embeds or message.stickers or message.message_snapshots)
+        return is_empty and message.type in _PEOPLES_TYPES and message.author.id != self._own_id and not self.is_readable(message)
 
     async def _reread(self, message: discord.Message) -> discord.Message | None:
         return await self.read(message.channel.id, message.guild.id if message.guild else None, message.id)
@@ -227,16 +287,18 @@ class Translator:
         channels = {each.id: each.name for each in message.channel_mentions if hasattr(each, "name")}
 
         def name(match: re.Match[str]) -> str:
+            if match["code"]:
+                return match["code"]
             if match["emoji"]:
                 return match["emoji"]
             kind, id_ = match["kind"], int(match["id"])
             if (kind in ("@", "@!") and id_ == self._own_id) or (role is not None and id_ == role.id):
-                return ""
+                return OUR_MENTION
             if kind == "#":
                 return f"#{channels.get(id_, 'channel')}"
             return f"@{(roles if kind == '@&' else users).get(id_, 'somebody')}"
 
-        return _SPACES.sub(" ", _MENTION.sub(name, message.content)).strip()
+        return without_our_mention(_CODE_OR_MENTION.sub(name, message.content.replace(OUR_MENTION, "")))
 
 
 def is_automatic_message(message: discord.Message) -> bool:
@@ -246,9 +308,11 @@ def is_automatic_message(message: discord.Message) -> bool:
 
 
 def workspace_of(guild: discord.Guild | discord.Object | None) -> str:
+    """The guild's id as our workspace; direct messages have one of their own."""
     return DIRECT if guild is None else str(guild.id)
 
 
 def author_of(user: discord.abc.User) -> Author:
+    """Who wrote it, with the roles that a member has in the guild."""
     roles = user.roles if isinstance(user, discord.Member) else []
     return Author(str(user.id), user.display_name, frozenset(str(role.id) for role in roles))

@@ -5,10 +5,12 @@ Only the answer itself is Markdown, made harmless; our own sentences, which may 
 
 from __future__ import annotations
 
-from typing import Any
+from enum import IntEnum
+from typing import Any, assert_never
 
 from adapters.commands import CONFIRMED, Command
 from adapters.slack.markup import harmless
+from adapters.slack.mrkdwn import MAX_SECTION_CHARS, plain_sections_of, sections_of
 from adapters.surface import Control, Page
 
 RATE_ACTION = "threadsight_rate"
@@ -20,24 +22,49 @@ _MAX_CONTEXT_CHARS = 2_000
 Block = dict[str, Any]
 
 
-def page_blocks(page: Page) -> list[Block]:
+class Layout(IntEnum):
+    """The layouts of a message, from the nicest to the plainest. Slack may refuse any but the last."""
+
+    MARKDOWN = 0  # Slack's own rendering, which makes up to 50 blocks of it
+    SECTIONS = 1  # Slack's older markup, and ordinary buttons
+    PLAIN = 2  # without markup
+
+
+def page_blocks(page: Page, layout: Layout = Layout.MARKDOWN) -> list[Block]:
     """The whole message: text, sentences, buttons."""
-    blocks: list[Block] = [{"type": "markdown", "text": harmless(page.text)}] if page.text.strip() else []
-    return blocks + foot_blocks(page)
+    return _text_blocks(page.text, layout) + foot_blocks(page, layout)
 
 
-def foot_blocks(page: Page) -> list[Block]:
+def foot_blocks(page: Page, layout: Layout = Layout.MARKDOWN) -> list[Block]:
     """The blocks under the text: sentences and buttons."""
     sentences = [sentence for sentence in (page.status, *page.notices) if sentence]
     blocks: list[Block] = [{"type": "context", "elements": [plain(sentence)]} for sentence in sentences]
     if page.turn_id is None:
         return blocks
-    if Control.HELPFUL in page.controls and Control.NOT_HELPFUL in page.controls:
+    ratings = [control for control in page.controls if control in _RATINGS]
+    if layout is Layout.MARKDOWN and len(ratings) == len(_RATINGS):
         blocks.append({"type": "context_actions", "elements": [_feedback(page.turn_id)]})
-    buttons = [_button(control, page.turn_id) for control in page.controls if control in _BUTTONS]
+        ratings = []
+    buttons = [_button(control, page.turn_id) for control in page.controls if control in _BUTTONS or control in ratings]
     if buttons:
         blocks.append({"type": "actions", "elements": buttons})
     return blocks
+
+
+def _text_blocks(text: str, layout: Layout) -> list[Block]:
+    if not text.strip():
+        return []
+    match layout:
+        case Layout.MARKDOWN:
+            return [{"type": "markdown", "text": harmless(text)}]
+        case Layout.SECTIONS:
+            return [{"type": "section", "expand": True, "text": {"type": "mrkdwn", "text": piece}} for piece in sections_of(text)]
+        case Layout.PLAIN:
+            return [
+                {"type": "section", "expand": True, "text": plain(piece, MAX_SECTION_CHARS)} for piece in plain_sections_of(text)
+            ]
+        case _ as never:
+            assert_never(never)
 
 
 def confirmation_blocks(command: Command) -> list[Block] | None:
@@ -49,12 +76,14 @@ def confirmation_blocks(command: Command) -> list[Block] | None:
     return [{"type": "section", "text": plain(command.confirmation.question)}, {"type": "actions", "elements": [button]}]
 
 
-def plain(text: str) -> Block:
-    text = text if len(text) <= _MAX_CONTEXT_CHARS else text[: _MAX_CONTEXT_CHARS - 1] + "…"
-    return {"type": "plain_text", "text": harmless(text), "emoji": False}
+def plain(text: str, max_chars: int = _MAX_CONTEXT_CHARS) -> Block:
+    """Text without markup, cut to `max_chars` characters."""
+    text = harmless(text)
+    return {"type": "plain_text", "text": text if len(text) <= max_chars else text[: max_chars - 1] + "…", "emoji": False}
 
 
 def value_of(control: Control, turn_id: int) -> str:
+    """The value of a button, which survives a restart (`read_value`)."""
     return f"{control}:{turn_id}"
 
 
@@ -67,10 +96,14 @@ def read_value(value: str) -> tuple[Control, int] | None:
 
 
 _BUTTONS = {Control.STOP: (STOP_ACTION, "Stop"), Control.REGENERATE: (REGENERATE_ACTION, "Regenerate")}
+_RATINGS = {
+    Control.HELPFUL: (f"{RATE_ACTION}_{Control.HELPFUL}", "Helpful"),
+    Control.NOT_HELPFUL: (f"{RATE_ACTION}_{Control.NOT_HELPFUL}", "Not helpful"),
+}
 
 
 def _button(control: Control, turn_id: int) -> Block:
-    action_id, label = _BUTTONS[control]
+    action_id, label = (_BUTTONS | _RATINGS)[control]
     return {"type": "button", "action_id": action_id, "text": plain(label), "value": value_of(control, turn_id)}
 
 

@@ -70,15 +70,15 @@ class Files:
                 async with translated_errors():
                     file = (await workspace.client.files_info(file=file["id"])).get("file") or file
             except Refused as error:
-                return _unusable(file, _REASONS.get(error.word, f"Slack does not show it to me ({error.word})"))
+                return unusable(name_of(file), _REASONS.get(error.word, f"Slack does not show it to me ({error.word})"))
             except (DestinationGone, TryLater):
-                return _unusable(file, "Slack did not answer when I asked for it")
+                return unusable(name_of(file), "Slack did not answer when I asked for it")
         mode = "external" if file.get("is_external") else str(file.get("mode") or "")
         if mode in _REASONS:
-            return _unusable(file, _REASONS[mode])
+            return unusable(name_of(file), _REASONS[mode])
         address = file.get("url_private_download") or file.get("url_private")
         if not address:
-            return _unusable(file, "Slack does not show it to me")
+            return unusable(name_of(file), "Slack does not show it to me")
 
         async def fetch(max_bytes: int) -> bytes:
             return await self._fetch(workspace.token, str(address), max_bytes)
@@ -119,8 +119,10 @@ def name_of(file: Event) -> str:
     return printable or "the file"
 
 
-def _unusable(file: Event, reason: str) -> Attachment:
+def unusable(name: str, reason: str) -> Attachment:
+    """An attachment that cannot be used; the answer names it with the reason, the rest of a sentence."""
+
     async def fetch(max_bytes: int) -> bytes:
         raise AttachmentError(reason)
 
-    return Attachment(name_of(file), fetch)
+    return Attachment(name, fetch)

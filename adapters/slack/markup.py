@@ -10,19 +10,26 @@ from __future__ import annotations
 import html
 import re
 
+from adapters.mentions import OUR_MENTION, without_our_mention
+
 _MARK = re.compile(r"<([^<>]*)>")
+_CODE_BLOCK = re.compile(r"```(?P<before>\n?)(?P<code>.+?)(?P<after>\n?)```", re.DOTALL)
 _BEFORE_MENTION = re.compile(r"<(?=[@#!])")
 _INVISIBLE = "\u200b"  # a zero-width space: with it, `<!channel>` is ordinary text, in code too
-_MAX_FALLBACK_CHARS = 1500  # `text` beside blocks is for notifications and screen readers; Slack advises 4,000, escapes add to it
+_MAX_FALLBACK_CHARS = 1500  # `text` beside blocks is for notifications and screen readers; chat.update takes 4,000
+_CUT_ENTITY = re.compile(r"&[a-z]*\Z")
 
 
 def to_plain(text: str, bot_user_id: str) -> str:
-    """A person's text, without the mention of us, with markup converted to plain text. A labelled link keeps its URL."""
+    """A person's `text`, without the mention of us, with Slack's markup written out. A labelled link keeps its URL.
+
+    Code blocks get lines of their own; white space stays as it was written.
+    """
 
     def written_out(match: re.Match[str]) -> str:
         target, _, label = match[1].partition("|")
         if target.startswith("@"):
-            return "" if target[1:] == bot_user_id else "@" + (label.lstrip("@") or target[1:])
+            return OUR_MENTION if target[1:] == bot_user_id else "@" + (label.lstrip("@") or target[1:])
         if target.startswith("#"):
             return "#" + (label or target[1:])
         if target.startswith("!"):
@@ -33,11 +40,35 @@ def to_plain(text: str, bot_user_id: str) -> str:
             return target
         return f"{label} ({target})"
 
-    plain = html.unescape(_MARK.sub(written_out, text).replace("&nbsp;", " "))
-    return "\n".join(re.sub(r"[ \t]+", " ", line).strip() if "  " in line else line.strip() for line in plain.split("\n")).strip()
+    plain = _MARK.sub(written_out, _CODE_BLOCK.sub(_on_lines_of_its_own, text.replace(OUR_MENTION, "")))
+    return without_our_mention(_unescaped(plain))
+
+
+def labels_in(text: str) -> dict[str, str]:
+    """The names that a text gives for people, channels and groups, by their ids."""
+    found = {}
+    for match in _MARK.finditer(text):
+        target, _, label = match[1].partition("|")
+        if label and target[:1] in ("@", "#", "!"):
+            found[target[1:].removeprefix("subteam^")] = _unescaped(label)
+    return found
+
+
+def _on_lines_of_its_own(match: re.Match[str]) -> str:
+    """A code block, whose marks Slack sets right before and behind the code, as Markdown has it."""
+    start, end = match.start(), match.end()
+    before = "" if start == 0 or match.string[start - 1] == "\n" else "\n"
+    after = "" if end == len(match.string) or match.string[end] == "\n" else "\n"
+    return f"{before}```\n{match['code']}\n```{after}"
+
+
+def _unescaped(text: str) -> str:
+    """Slack escapes these three and no other (https://docs.slack.dev/messaging/formatting-message-text#escaping)."""
+    return text.replace("&nbsp;", " ").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def has_mention(text: str, user_id: str) -> bool:
+    """Whether Slack's markup in the text mentions this person or bot."""
     return f"<@{user_id}>" in text or f"<@{user_id}|" in text
 
 
@@ -47,7 +78,8 @@ def harmless(markdown: str) -> str:
 
 
 def fallback(text: str) -> str:
-    """Plain text without markup for `text` beside blocks, at most 1,500 characters of the original."""
-    if len(text) > _MAX_FALLBACK_CHARS:
-        text = text[: _MAX_FALLBACK_CHARS - 1] + "…"
-    return html.escape(text, quote=False)
+    """Plain text without markup for `text` beside blocks: as much of it as 1,500 characters hold."""
+    escaped = html.escape(text, quote=False)
+    if len(escaped) <= _MAX_FALLBACK_CHARS:
+        return escaped
+    return _CUT_ENTITY.sub("", escaped[: _MAX_FALLBACK_CHARS - 1]) + "…"

@@ -51,6 +51,8 @@ class Record:
             known = files.get(str(file.get("id")))
             if known is None or (is_thin(known) and not is_thin(file)):
                 files[str(file.get("id"))] = file
+        if "text" in event and "blocks" not in event:
+            event = {**event, "blocks": []}  # the older text's blocks would contradict it
         newer = {**event, **self.event} if self.event.get("edited") and not event.get("edited") else {**self.event, **event}
         self.event = {**newer, "files": list(files.values())}
         self.is_mention = was_mention or is_mention
@@ -59,6 +61,7 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
+        """Whether no other event can add a file to it."""
         if self.event["files"] or len(self.kinds) > 1:
             return True
         if self.event.get("subtype") == "file_share":
@@ -96,7 +99,12 @@ class Merger:
         """The post says something else now, which what comes late about it must not undo."""
         record = self._records.get(id_)
         if record is not None:
-            record.event = {**record.event, "text": event.get("text"), "edited": event.get("edited") or {"ts": None}}
+            record.event = {
+                **record.event,
+                "text": event.get("text"),
+                "blocks": event.get("blocks") or [],
+                "edited": event.get("edited") or {"ts": None},
+            }
 
     async def complete(self, record: Record) -> None:
         """Wait for the post's other event, or look the message up. Later additions are `News.MORE`."""

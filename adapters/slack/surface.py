@@ -13,16 +13,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters.bounded import BoundedSet
-from adapters.slack.blocks import Block, foot_blocks, page_blocks, value_of
+from adapters.slack.blocks import Layout, foot_blocks, page_blocks, value_of
 from adapters.slack.destination import Destination
 from adapters.slack.markup import fallback, harmless
 from adapters.slack.unconfirmed import UnconfirmedMessages
 from adapters.slack.workspaces import Refused, Unknown, Workspace, Workspaces, translated_errors
-from adapters.surface import Control, DestinationGone, Page, TryLater
+from adapters.surface import Control, DestinationGone, Page, TooLong, TryLater
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,29 @@ STOP_AFTER_SECONDS = 2.0  # a short answer ends before anybody can press Stop
 UPDATE_SECONDS = 3.0  # chat.update is limited to 50 a minute per workspace
 _STATUS = "is looking at it …"
 _WRITING = "I am writing …"
-_BAD_BLOCKS = frozenset({"invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "msg_too_long", "block_mismatch"})
+_LEAST_PAGE_CHARS = 1_000
+NOT_TAKEN = "Slack does not take my answer in any form. “Regenerate”, or other words in the question, may help."
+# Whatever else Slack refuses a message for, a plainer or shorter one may be taken: the words for that are many and change.
+_FORBIDDEN = frozenset(
+    {
+        *(
+            "missing_scope",
+            "not_allowed_token_type",
+            "no_permission",
+            "org_login_required",
+            "ekm_access_denied",
+            "two_factor_setup_required",
+        ),
+        *(
+            "team_access_not_granted",
+            "enterprise_is_restricted",
+            "not_authorized",
+            "as_user_not_supported",
+            "message_limit_exceeded",
+        ),
+        *("token_expired", "messages_tab_disabled", "slack_connect_blocked_file_type", "access_denied", "method_deprecated"),
+    }
+)
 _STREAMING = frozenset({"streaming_state_conflict", "message_in_streaming_state", "cant_update_streaming_message"})
 
 
@@ -46,12 +68,13 @@ class _Stream:
 class SlackSurface:
     """Writes an answer at `destination`. `clock` is monotonic, in seconds. `posted` has the messages known to be ours."""
 
-    max_page_chars = MAX_PAGE_CHARS
+    has_tables = True
 
     def __init__(
         self, destination: Destination, workspaces: Workspaces, posted: BoundedSet[str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.channel = f"{destination.workspace}/{destination.channel}"
+        self.max_page_chars = MAX_PAGE_CHARS
         self._destination = destination
         self._workspaces = workspaces
         self._posted = posted
@@ -62,6 +85,7 @@ class SlackSurface:
         self._status_until: float | None = None
         self._unconfirmed = UnconfirmedMessages(destination, posted)
         self._can_stream = True
+        self._layouts: dict[str, Layout] = {}  # those in which Slack took each message, if not the nicest
 
     async def show_typing(self) -> None:
         """Set a status under the thread. Slack removes it at the next message or after two minutes."""
@@ -71,6 +95,7 @@ class SlackSurface:
         await self._set_status(_STATUS)
 
     async def post(self, page: Page) -> str:
+        """Write a new message, as a stream if its text goes on. Returns its reply id."""
         workspace = await self._workspaces.find(self._destination.workspace)
         ts = await self._found(self._unconfirmed.find_answer(workspace))
         if ts is not None:
@@ -78,7 +103,7 @@ class SlackSurface:
         elif page.is_open and page.text.strip() and self._can_stream:
             ts = await self._start_stream(workspace, page)
         if ts is None:
-            ts = await self._send(workspace, page, page_blocks(page))
+            ts = await self._send(workspace, page)
         if page.is_open and not page.text.strip():
             self._waiting.add(ts)
         if not page.is_open:
@@ -86,6 +111,7 @@ class SlackSurface:
         return self._reply_id(ts)
 
     async def edit(self, reply_id: str, page: Page) -> str | None:
+        """Change a message, by its stream if that is possible. Returns the reply id if it has changed."""
         workspace = await self._workspaces.find(self._destination.workspace)
         ts, stop_ts = self._parts(reply_id)
         self._posted.add(f"{self.channel}:{ts}")  # perhaps posted by an earlier run of the program
@@ -115,6 +141,7 @@ class SlackSurface:
         return changed if changed != reply_id else None
 
     async def delete(self, reply_id: str) -> None:
+        """Delete a message and the Stop button beside it, if they still exist."""
         workspace = await self._workspaces.find(self._destination.workspace)
         for ts in self._parts(reply_id):
             if ts is not None:
@@ -186,9 +213,9 @@ class SlackSurface:
         beside = Page("", status=_WRITING, controls=(Control.STOP,), turn_id=page.turn_id)
         try:
             if ts is not None:
-                await self._write(workspace.client.chat_update, beside, foot_blocks(beside), ts=ts)
+                await self._write(workspace.client.chat_update, beside, ts=ts)
                 return ts
-            return await self._send(workspace, beside, foot_blocks(beside), is_answer=False)
+            return await self._send(workspace, beside, is_answer=False)
         except Unknown:
             if ts is None and page.turn_id is not None:
                 self._unconfirmed.note_stop(value_of(Control.STOP, page.turn_id))
@@ -198,9 +225,9 @@ class SlackSurface:
 
     # -- messages ----------------------------------------------------------------------------------------------------------
 
-    async def _send(self, workspace: Workspace, page: Page, blocks: list[Block], *, is_answer: bool = True) -> str:
+    async def _send(self, workspace: Workspace, page: Page, *, is_answer: bool = True) -> str:
         with self._unconfirmed.watching() if is_answer else contextlib.nullcontext():
-            response = await self._write(workspace.writing.chat_postMessage, page, blocks, thread_ts=self._destination.thread)
+            response = await self._write(workspace.writing.chat_postMessage, page, thread_ts=self._destination.thread)
         return self._remember(response["ts"])
 
     async def _update(self, workspace: Workspace, ts: str, page: Page) -> None:
@@ -211,32 +238,47 @@ class SlackSurface:
                 raise TryLater(seconds_left)
         self._updated_at[ts] = self._clock()
         try:
-            await self._write(workspace.client.chat_update, page, page_blocks(page), ts=ts)
+            await self._write(workspace.client.chat_update, page, ts=ts)
         except _StillStreaming:
             await self._end_stream(workspace, ts)
-            await self._write(workspace.client.chat_update, page, page_blocks(page), ts=ts)
+            await self._write(workspace.client.chat_update, page, ts=ts)
 
-    async def _write(self, call: Callable[..., Any], page: Page, blocks: list[Block], **where: str) -> Any:
-        words = page.text or page.status or " ".join(page.notices) or "…"
+    async def _write(self, call: Callable[..., Any], page: Page, **where: str) -> Any:
+        """Write a message in the nicest layout that Slack takes. Raises TooLong if it takes none of a long page."""
         here: dict[str, Any] = {"channel": self._destination.channel, **where}
         if "thread_ts" in where:
             here |= {"unfurl_links": False, "unfurl_media": False}
-        try:
-            async with translated_errors():
-                return await call(**here, text=fallback(words), blocks=blocks)
-        except Refused as error:
-            if error.word in _STREAMING:
-                raise _StillStreaming from error
-            if error.word not in _BAD_BLOCKS:
-                log.error("Slack does not let me write an answer: %s.", error.word)
-                raise DestinationGone from error
-            log.warning("Slack did not take an answer's layout (%s); it is sent as plain Markdown.", error.word)
-        try:
-            async with translated_errors():
-                return await call(**here, markdown_text=harmless("\n\n".join([page.text, *page.notices])), blocks=None)
-        except Refused as error:
-            log.error("Slack does not take an answer: %s.", error.word)
-            raise DestinationGone from error
+        written = await self._in_any_layout(call, page, here)
+        if written is None and self.max_page_chars > _LEAST_PAGE_CHARS and len(page.text) > _LEAST_PAGE_CHARS:
+            self.max_page_chars = max(_LEAST_PAGE_CHARS, min(self.max_page_chars, len(page.text)) // 2)
+            raise TooLong
+        if written is None and page.text:
+            written = await self._in_any_layout(call, replace(page, text="", status=None, notices=(NOT_TAKEN, *page.notices)), here)
+        if written is None:
+            log.error("Slack does not take an answer in any layout.")
+            raise DestinationGone
+        return written
+
+    async def _in_any_layout(self, call: Callable[..., Any], page: Page, here: dict[str, Any]) -> Any:
+        """Slack's response; None if it refused all layouts."""
+        words = fallback(page.text or page.status or " ".join(page.notices) or "…")
+        known = self._layouts.get(str(here.get("ts")), Layout.MARKDOWN)
+        for layout in (each for each in Layout if each >= known):
+            try:
+                async with translated_errors():
+                    response = await call(**here, text=words, blocks=page_blocks(page, layout))
+            except Refused as error:
+                if error.word in _STREAMING:
+                    raise _StillStreaming from error
+                if error.word in _FORBIDDEN:
+                    log.error("Slack does not let me write an answer: %s.", error.word)
+                    raise DestinationGone from error
+                log.warning("Slack did not take an answer's layout (%s); a plainer one is tried.", error.word)
+            else:
+                if layout is not Layout.MARKDOWN:
+                    self._layouts[str(response["ts"])] = layout
+                return response
+        return None
 
     async def _delete(self, workspace: Workspace, ts: str) -> None:
         with contextlib.suppress(DestinationGone, Refused):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +12,9 @@ from adapters.base import Attachment, Author, LookBack
 from adapters.commands import COMMANDS
 from adapters.links import find_links
 from adapters.post import Post, asked_once
+from adapters.slack.earlier import Earlier
 from adapters.slack.files import Files
-from adapters.slack.markup import to_plain
+from adapters.slack.rich_text import text_of
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
 from adapters.surface import DestinationGone, TryLater
 
@@ -36,6 +37,7 @@ def is_automatic(event: Event, bot_user_id: str) -> bool:
 
 
 def message_id(channel: str, ts: str) -> str:
+    """A message's id within its workspace."""
     return f"{channel}:{ts}"
 
 
@@ -45,20 +47,24 @@ def is_direct(channel: str, event: Event) -> bool:
 
 
 def author_of(event: Event) -> Author:
+    """Who wrote the message, with the name that people see if Slack tells it."""
     profile = event.get("user_profile") or {}
     user_id = str(event.get("user") or "")
     return Author(user_id, str(profile.get("display_name") or profile.get("real_name") or user_id))
 
 
 class Translator:
+    """Makes posts of Slack's messages, and looks up their pictures."""
+
     def __init__(self, files: Files) -> None:
         self._files = files
+        self._earlier = Earlier(self.attachments)
 
     def post(self, workspace: Workspace, channel: str, event: Event, *, is_mention: bool) -> Post:
         """Translate a message, without a request to Slack. All of a direct message is one conversation, and so is a thread with its
         root message."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
-        is_for_us_alone, text = is_direct(channel, event), to_plain(str(event.get("text") or ""), workspace.bot_user_id)
+        is_for_us_alone, text = is_direct(channel, event), text_of(event, workspace.bot_user_id)
         return Post(
             workspace=workspace.id,
             conversation=channel if is_for_us_alone else message_id(channel, str(thread_ts or ts)),
@@ -94,24 +100,11 @@ class Translator:
     def _look_back(self, workspace: Workspace, channel: str, event: Event) -> LookBack | None:
         """A function that finds the newest earlier picture of the thread or direct message; None if there can be none."""
         ts, thread_ts = str(event["ts"]), event.get("thread_ts")
-        is_in_thread = bool(thread_ts) and thread_ts != ts
-        if not is_in_thread and not is_direct(channel, event):
+        thread = str(thread_ts) if thread_ts and thread_ts != ts else None
+        is_for_us_alone = is_direct(channel, event)
+        if thread is None and not is_for_us_alone:
             return None
-
-        async def look_back() -> Sequence[Attachment]:
-            found: list[Event] = []
-            with contextlib.suppress(TryLater):
-                found = await read_thread(workspace, channel, str(thread_ts), latest=ts) if is_in_thread else []
-                if not any(message.get("files") for message in found) and is_direct(channel, event):
-                    found = await read_channel(workspace, channel, latest=ts)
-            for message in sorted(found, key=lambda message: float(message["ts"]), reverse=True):
-                if message["ts"] != ts and message.get("user") != workspace.bot_user_id:
-                    attachments = await self.attachments(workspace, {"files": message.get("files")})
-                    if attachments:
-                        return attachments
-            return ()
-
-        return look_back
+        return lambda: self._earlier.newest_picture(workspace, channel, ts, thread, is_direct=is_for_us_alone)
 
 
 async def read_message(workspace: Workspace, channel: str, ts: str, thread_ts: str | None) -> Event | None:

@@ -116,6 +116,7 @@ class MemorySurface:
     platform: MemoryPlatform
     channel: str
     max_page_chars: int = 2_000
+    has_tables: bool = True
 
     async def show_typing(self) -> None:
         self._check()

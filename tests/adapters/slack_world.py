@@ -100,7 +100,8 @@ async def slack_world(**settings: Any) -> AsyncIterator[SlackWorld]:
 
 def words(message: Message) -> str:
     """The model's text that people see in one of our messages."""
-    return message.markdown or "".join(str(block["text"]) for block in message.blocks if block["type"] == "markdown")
+    texts = (block["text"] if block["type"] == "markdown" else block["text"]["text"] for block in message.blocks if "text" in block)
+    return message.markdown or "".join(texts)
 
 
 def block_types(message: Message) -> list[str]:

@@ -43,6 +43,7 @@ class Wall:
     """
 
     max_page_chars: int = 100
+    has_tables: bool = True
     channel: str = "c"
     messages: dict[str, Page] = field(default_factory=dict)
     faults: list[Exception | None] = field(default_factory=list)
@@ -353,7 +354,7 @@ class Writing:
         self.ends.append(await show(self.answer, self.wall, self.pace, handler, reply_ids=list(reply_ids), clock=self.time.clock))
 
     def check(self) -> None:
-        pages = split_pages("".join(self.pieces), self.wall.max_page_chars) or [NOTHING_SAID]
+        pages = split_pages("".join(self.pieces), self.wall.max_page_chars, is_whole=True) or [NOTHING_SAID]
         assert [page.text for page in self.wall.pages] == [*pages[:-1], heal(pages[-1])]
         assert not any(page.is_open for page in self.wall.pages)
         assert self.notes.replies[-1] == (7, tuple(self.wall.messages), True)

@@ -37,6 +37,11 @@ def test_a_text_without_used_links_stays_as_it_was() -> None:
     assert without_links("two\n\nparagraphs", []) == "two\n\nparagraphs"
 
 
+def test_a_used_link_leaves_the_white_space_of_code_alone() -> None:
+    code = "```\nif x:\n    y  = 1\n```"
+    assert without_links(f"see <https://a.org/1.png>  here\n{code}", ["https://a.org/1.png"]) == f"see here\n{code}"
+
+
 async def test_no_more_than_the_wanted_pictures_are_fetched() -> None:
     reader = ImageReader(1_000_000)
     unfetchable = attachment("must not be asked for", "second.png")

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from tests.loopbacks.discord.server import DiscordLoopback
 
 
+_INVISIBLE = "\u200b\u2060\ufeff"
+
+
 class Rest:
     def __init__(self, discord: DiscordLoopback) -> None:
         self._discord = discord
@@ -154,8 +157,8 @@ class Rest:
         if refusal := self._refusal(request):
             return refusal
         channel, body = int(request.match_info["channel"]), await request.json()
-        if not body.get("content") or len(body["content"]) > 2_000:
-            return _error(400, 50035)
+        if wrong := self._wrong(body):
+            return wrong
         if body.get("enforce_nonce") and body["nonce"] in self._discord.nonces:
             return _json(self._discord.messages[channel][self._discord.nonces[body["nonce"]]])
         message = self._write(channel, body)
@@ -178,11 +181,21 @@ class Rest:
         if refusal := self._refusal(request):
             return refusal
         message = self._discord.messages[int(request.match_info["channel"])][int(request.match_info["message"])]
-        return _json(self._change(message, await request.json()))
+        body = await request.json()
+        return self._wrong(body) or _json(self._change(message, body))
+
+    def _wrong(self, body: Payload) -> web.Response | None:
+        """Why Discord takes no message with this body (https://discord.com/developers/docs/reference#error-messages)."""
+        content = str(body.get("content") or "")
+        if not content.strip(f"{_INVISIBLE} \n\t"):
+            return _error(400, 50006)
+        if len(content) > self._discord.max_message_chars:
+            limit = f"Must be {self._discord.max_message_chars} or fewer in length."
+            wrong = {"content": {"_errors": [{"code": "BASE_TYPE_MAX_LENGTH", "message": limit}]}}
+            return _json({"code": 50035, "message": "Invalid Form Body", "errors": wrong}, 400)
+        return None
 
     def _change(self, message: Payload, body: Payload) -> Payload:
-        assert body["content"]
-        assert len(body["content"]) <= 2_000
         message |= {"content": body["content"]}
         if "components" in body:
             message["components"] = with_ids(body["components"])
@@ -266,7 +279,10 @@ class Rest:
         payload = self._discord.interactions.get(request.match_info["token"])
         if payload is None:
             return _error(404, 10015)
-        message = self._write(int(payload["channel_id"]), await request.json())
+        body = await request.json()
+        if wrong := self._wrong(body):
+            return wrong
+        message = self._write(int(payload["channel_id"]), body)
         self._discord.followups[int(payload["id"])].append(int(message["id"]))
         return _json(message)
 
@@ -281,7 +297,8 @@ class Rest:
         if request.method == "DELETE":
             del self._discord.messages[channel][int(name)]
             return web.Response(status=204)
-        return _json(self._change(self._discord.messages[channel][int(name)], await request.json()))
+        body = await request.json()
+        return self._wrong(body) or _json(self._change(self._discord.messages[channel][int(name)], body))
 
     async def _on_file(self, request: web.Request) -> web.Response:
         data = self._discord.files.get(request.path)

@@ -36,6 +36,7 @@ TIMEOUT_SECONDS = 10.0
 
 @dataclass
 class DiscordLoopback:
+    max_message_chars: int = 2_000
     flags: int = 1 << 18  # message content, switched on
     permissions: int = (1 << 10) | (1 << 11) | (1 << 16) | (1 << 35) | (1 << 38)
     has_guild: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.loopbacks.slack.block_kit import MAX_MARKDOWN_CHARS, check_blocks, check_view
+from tests.loopbacks.slack.block_kit import MAX_MARKDOWN_CHARS, check_blocks, check_markdown, check_view
 from tests.loopbacks.slack.methods import MethodCall, method
 from tests.loopbacks.slack.payloads import changed_event, deleted_event, message_event, message_object
 from tests.loopbacks.slack.state import Broadcast, Json, Message, SlackError, User, View
@@ -22,6 +22,7 @@ def _content(call: MethodCall) -> tuple[str, str, list[Json]]:
         raise SlackError("markdown_text_conflict")
     if len(markdown) > MAX_MARKDOWN_CHARS:
         raise SlackError("msg_too_long")
+    check_markdown(markdown)
     check_blocks(blocks)
     if not (text or markdown or blocks or call.arguments.get("attachments")):
         raise SlackError("no_text")

@@ -6,10 +6,10 @@ these are available).
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Literal
 
+from tests.loopbacks.slack.rich_text import rich_text
 from tests.loopbacks.slack.state import CHANNEL_TYPE, Channel, File, Json, Message, SlackState, Team, User
 
 FileForm = Literal["full", "thin", "check_file_info", "none"]
@@ -56,18 +56,6 @@ def file_object(file: File, form: FileForm = "full") -> Json:
         "has_rich_preview": False,
         "file_access": "visible",
     }
-
-
-def rich_text(text: str) -> list[Json]:
-    """The block that Slack makes of what a person typed (mentions and plain words)."""
-    parts = re.split(r"<@([UW]\w+)>", text)
-    elements: list[Json] = []
-    for index, part in enumerate(parts):
-        if index % 2:
-            elements.append({"type": "user", "user_id": part})
-        elif part:
-            elements.append({"type": "text", "text": part.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")})
-    return [{"type": "rich_text", "block_id": "b1", "elements": [{"type": "rich_text_section", "elements": elements}]}]
 
 
 def message_object(message: Message, form: FileForm = "full") -> Json:

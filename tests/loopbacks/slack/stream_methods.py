@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from tests.loopbacks.slack.block_kit import MAX_MARKDOWN_CHARS, check_blocks
+from tests.loopbacks.slack.block_kit import MAX_MARKDOWN_CHARS, check_blocks, check_markdown
 from tests.loopbacks.slack.methods import MethodCall, method
 from tests.loopbacks.slack.payloads import changed_event, message_event, message_object
 from tests.loopbacks.slack.state import Channel, Json, Message, SlackError
@@ -56,6 +56,7 @@ def start_stream(call: MethodCall) -> Json:
         if call.arguments["recipient_user_id"] not in call.state.users:
             raise SlackError("user_not_found")
     markdown = _markdown(call)
+    check_markdown(markdown)
     bot = call.state.users[call.team.bot_user_id]
     message = Message(channel, call.state.new_ts(), bot, "", root.thread_ts or root.ts, markdown)
     message.stream, message.stream_started_at = "live", time.monotonic()
@@ -70,6 +71,7 @@ def append_stream(call: MethodCall) -> Json:
     markdown = _markdown(call)
     if not markdown and not call.arguments.get("chunks"):
         raise SlackError("no_text")
+    check_markdown(message.markdown + markdown)
     message.markdown += markdown
     call.state.show(message)
     return {"channel": message.channel.id, "ts": message.ts}
@@ -79,6 +81,7 @@ def append_stream(call: MethodCall) -> Json:
 def stop_stream(call: MethodCall) -> Json:
     message = _live_stream(call)
     markdown, blocks = _markdown(call), call.arguments.get("blocks") or []
+    check_markdown(message.markdown + markdown)
     check_blocks(blocks)
     before = message_object(message)
     message.markdown += markdown
