@@ -175,7 +175,6 @@ class CompletionServer:
         completion = Completion(f"chatcmpl-{uuid.uuid4().hex}", request.model)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
         chat = ChatRequest(completion.completion_id, self._known_answers.restore(messages, system), sampling, system)
-        await self._model.num_prompt_tokens(chat.messages, chat.system)  # so that counting is fast in `submit`
         async with self._model.submit(chat) as stream:
             if request.stream:
                 return await _Streamed(http, request, completion).send(stream, lambda end: self._remember(chat, end))
