@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, PlatformTurn, Quota, ThreadKey
-from bot.chats import MAX_QUESTION_CHARS, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, stored_answer
+from bot.chats import MAX_QUESTION_CHARS, NO_DATABASE, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, refusal, stored_answer
+from bot.database import StoreError
 from bot.images import links_in, without_links
 from bot.questions import DEFAULT_QUESTION, Question
 from bot.turns import StoredTurn
@@ -23,6 +24,12 @@ class ThreadChats(Chats):
     """The chats in threads: what `Chats` does, and what people do to messages. Implements `adapters.base.ThreadHandler`."""
 
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
+        try:
+            return await self._ask_again(message)
+        except StoreError:
+            return refusal(message.key, NO_DATABASE)
+
+    async def _ask_again(self, message: IncomingMessage) -> Answer | None:
         key = message.key
         async with self._lock(key):
             turn = await self._store.find_turn(key.platform, key.workspace, message.message_id)
@@ -80,9 +87,12 @@ class ThreadChats(Chats):
         found = await self._store.get_turn(turn_id)
         if found is None:
             return None
-        async with self._lock(found.key):
-            turn = await self._store.get_turn(turn_id)  # the answer that we waited for may have changed it
-            return None if turn is None else await self._answer_again(turn)
+        try:
+            async with self._lock(found.key):
+                turn = await self._store.get_turn(turn_id)  # the answer that we waited for may have changed it
+                return None if turn is None else await self._answer_again(turn)
+        except StoreError:
+            return kept_answer(found, NO_DATABASE)
 
     def running_turn(self, turn_id: int) -> Answer | None:
         return self._running(turn_id)
