@@ -169,6 +169,15 @@ async def claim_database(database: Database) -> AsyncConnection | None:
     raise StoreError(f"Another threadsight is running over the database {database.where}.")
 
 
+async def is_claimed(claim: AsyncConnection) -> bool:
+    """Whether the connection of a claim is alive; with it the claim ends."""
+    try:
+        await claim.scalar(select(1))
+    except (SQLAlchemyError, OSError):
+        return False
+    return True
+
+
 def _is_small(path: Path) -> bool:
     return path.stat().st_size <= _MAX_CHECKED_BYTES
 

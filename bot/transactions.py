@@ -53,17 +53,11 @@ class Transactions:
                 yield session
                 await session.commit()
 
-    async def watch(self, interval_seconds: float = 5.0) -> None:
-        """Begin to write every `interval_seconds`, until cancelled, so that the log says at once when the database is locked, away,
-        deleted or replaced."""
-        while True:
-            try:
-                async with AsyncExitStack() as stack:
-                    with _Told(self, "begin"):
-                        await self._begin_writing(0, stack)
-            except StoreError:
-                pass  # it is logged
-            await asyncio.sleep(interval_seconds)
+    async def check(self) -> None:
+        """Begin to write, and write nothing: whether the database is locked, away, deleted or replaced. Raises StoreError."""
+        async with AsyncExitStack() as stack:
+            with _Told(self, "begin"):
+                await self._begin_writing(0, stack)
 
     async def _begin_writing(self, patience_seconds: float, stack: AsyncExitStack) -> AsyncSession:
         return await self._begin(for_writing(self._engine), self._write_lock, patience_seconds, stack, is_checked=True)

@@ -85,7 +85,7 @@ async def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 async def test_a_disk_with_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await (await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'data' / 'threadsight.db'}")).close()
-    monkeypatch.setattr("bot.doctor.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))  # type: ignore[attr-defined]
+    monkeypatch.setattr("bot.doctor.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
     found = await findings(tmp_path)
     assert not found["Data"].is_good
     assert not found["Database"].is_good
