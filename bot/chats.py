@@ -76,8 +76,8 @@ class Chats:
     async def regenerate(self, key: ThreadKey) -> Answer | None:
         try:
             async with self._lock(key):
-                turns = await self._store.read_turns(key)
-                return await self._answer_again(turns[-1]) if turns else None
+                turn = await self._store.last_turn(key)
+                return None if turn is None else await self._answer_again(turn)
         except StoreError:
             return refusal(key, NO_DATABASE)
 
@@ -180,7 +180,7 @@ class Chats:
         if isinstance(ticket, str):
             return refusal(key, ticket)
         try:
-            question = await self._questions.read(message, await self._store.read_turns(key))
+            question = await self._questions.read(message, await self._store.images_in_chat(key))
             add_turn = partial(
                 self._store.add_turn,
                 key,

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Select, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
@@ -203,6 +203,27 @@ class Store(Transactions):
         """Every turn of a thread, oldest first."""
         return await self.turns(select(TurnRow).join(TurnRow.chat).where(is_thread(key)).order_by(TurnRow.id))
 
+    async def turns_since_start(self, turn: StoredTurn) -> list[StoredTurn]:
+        """The turns that the model may see for this one: from the newest start on, oldest first, up to itself."""
+        start = _newest_start(turn.key, TurnRow.id <= turn.turn_id)
+        query = select(TurnRow).join(TurnRow.chat).where(is_thread(turn.key), TurnRow.id <= turn.turn_id, TurnRow.id >= start)
+        return await self.turns(query.order_by(TurnRow.id))
+
+    async def last_turn(self, key: ThreadKey) -> StoredTurn | None:
+        """A thread's newest turn; None if there is none."""
+        query = select(TurnRow).join(TurnRow.chat).where(is_thread(key)).order_by(TurnRow.id.desc()).limit(1)
+        turns = await self.turns(query)
+        return turns[0] if turns else None
+
+    async def images_in_chat(self, key: ThreadKey, before_turn_id: int | None = None) -> set[str]:
+        """SHA-256 of the pictures that the model sees in a thread: those since the newest start. `before_turn_id`: as they were
+        before that turn."""
+        is_before = true() if before_turn_id is None else TurnRow.id < before_turn_id
+        query = select(TurnImageRow.image_sha256).join(TurnRow).join(TurnRow.chat)
+        async with self.reading() as session:
+            is_seen = is_thread(key), is_before, TurnRow.id >= _newest_start(key, is_before)
+            return set(await session.scalars(query.where(*is_seen).distinct()))
+
     async def turns(self, query: Select[TurnRow]) -> list[StoredTurn]:
         """The turns that a query finds, in its order."""
         async with self.reading() as session:
@@ -273,6 +294,12 @@ def is_thread(key: ThreadKey) -> ColumnElement[bool]:
 def is_message(platform: str, workspace: str, message_id: str) -> ColumnElement[bool]:
     """The condition for the row of the turn whose question this message is."""
     return and_(TurnRow.platform == platform, TurnRow.workspace == workspace, TurnRow.message_id == message_id)
+
+
+def _newest_start(key: ThreadKey, condition: ColumnElement[bool]) -> ColumnElement[int]:
+    """The id of the thread's newest turn that starts a chat and meets the condition; 0 if none does."""
+    query = select(func.max(TurnRow.id)).join(TurnRow.chat).where(is_thread(key), TurnRow.is_start, condition)
+    return func.coalesce(query.scalar_subquery(), 0)
 
 
 async def _add_images(session: AsyncSession, turn_id: int, images: Sequence[Image]) -> None:

@@ -37,10 +37,9 @@ class ThreadChats(Chats):
                 return None
             if len(message.text) > MAX_QUESTION_CHARS:
                 return kept_answer(turn, TOO_LONG)
-            before = [other for other in await self._store.read_turns(key) if other.turn_id < turn.turn_id]
-            question = await self._questions.read(message, before)
+            question = await self._questions.read(message, await self._store.images_in_chat(key, turn.turn_id))
             if turn.is_start and not question.is_start and question.refusal is None:
-                question = await self._questions.read(message, [])  # so that it is not about an earlier picture
+                question = await self._questions.read(message, set())  # so that it is not about an earlier picture
             if _says_the_same(turn, question):
                 return None
             if self._is_closing:

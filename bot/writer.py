@@ -151,12 +151,10 @@ class AnswerWriter:
 
     async def _exchanges(self, turn: StoredTurn) -> list[Exchange]:
         """The chat of a turn from its first picture on, without unanswered questions; `turn` is the open question."""
-        turns = [other for other in await self.store.read_turns(turn.key) if other.turn_id <= turn.turn_id]
-        start = max((index for index, other in enumerate(turns) if other.is_start), default=0)
         images: dict[str, Image] = {}
         exchanges = []
         carried: tuple[Image, ...] = ()  # a picture whose question failed belongs to the next question
-        for other in turns[start:]:
+        for other in await self.store.turns_since_start(turn):
             carried += await self._images(other, images)
             if other.turn_id == turn.turn_id:
                 exchanges.append(Exchange(turn.question, carried))

@@ -338,3 +338,43 @@ async def test_one_program_at_a_time_has_a_database_that_hosts_share(store_url: 
     finally:
         await first.close()
         await second.close()
+
+
+async def test_what_the_model_sees_of_a_thread_begins_with_the_newest_start(store: Store) -> None:
+    red, blue, green = image("red"), image("blue"), image("green")
+    turns = [
+        await store.add_turn(thread(), name, name, images=images, is_start=is_start)
+        for name, images, is_start in [
+            ("before any", [], False),
+            ("red", [red], True),
+            ("about red", [], False),
+            ("blue", [blue], True),
+            ("and green", [green], False),
+            ("about both", [], False),
+        ]
+    ]
+    await store.add_turn(thread("other"), "elsewhere", "?", images=[red], is_start=True)
+    seen = [[other.question for other in await store.turns_since_start(turn)] for turn in turns]
+    assert seen == [
+        ["before any"],
+        ["red"],
+        ["red", "about red"],
+        ["blue"],
+        ["blue", "and green"],
+        ["blue", "and green", "about both"],
+    ]
+    before = [await store.images_in_chat(thread(), turn.turn_id) for turn in turns]
+    assert before == [set(), set(), {red.sha256}, {red.sha256}, {blue.sha256}, {blue.sha256, green.sha256}]
+    assert await store.images_in_chat(thread()) == {blue.sha256, green.sha256}
+    assert await store.images_in_chat(thread("nowhere")) == set()
+    assert await store.last_turn(thread()) == turns[-1]
+    assert await store.last_turn(thread("nowhere")) is None
+
+
+async def test_pictures_before_any_start_are_seen_as_well(store: Store) -> None:
+    """As when the turn that started the chat was deleted."""
+    red = image("red")
+    await store.add_turn(thread(), "m1", "?", images=[red])
+    last = await store.add_turn(thread(), "m2", "?")
+    assert await store.images_in_chat(thread()) == {red.sha256}
+    assert len(await store.turns_since_start(last)) == 2
