@@ -17,6 +17,7 @@ from bot.chats import MAX_ATTEMPTS, NO_DATABASE, NOT_KEPT
 from bot.database import Database, StoreError
 from bot.store import Store
 from bot.thread_chats import ThreadChats
+from bot.thread_store import ThreadStore
 from bot.writer import NOT_STORED, STORED, AnswerWriter
 from model_server.types import ChatRequest
 from tests.bot.conftest import PostgresServer
@@ -147,6 +148,24 @@ async def test_a_failure_and_a_full_queue_are_stored_later_as_well(
                             break
             assert end_of(await collect(answer)).status is AnswerStatus.FAILED
     assert [turn.status for turn in await store.read_turns(thread())] == [AnswerStatus.FAILED]  # the other was taken back
+
+
+async def test_an_answer_goes_on_being_shown_while_it_cannot_be_stored_where(
+    chats: ThreadChats, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.thread_chats._FIRST_WAIT_SECONDS", 0.01)
+    turns = [await store.add_turn(thread(name), name, "?") for name in ("m1", "m2")]
+    with locked(path):
+        await chats.set_reply(turns[0].turn_id, ["one"], is_delivered=False)
+        await chats.set_reply(turns[1].turn_id, ["three"], is_delivered=False)
+        await chats.set_reply(turns[0].turn_id, ["one", "two"], is_delivered=True)
+    assert chats._storing_replies is not None
+    async with asyncio.timeout(TIMEOUT):
+        await chats._storing_replies
+    kept = [await store.get_turn(turn.turn_id) for turn in turns]
+    assert [turn.reply_ids for turn in kept if turn] == [("one", "two"), ("three",)]
+    assert [turn.turn_id for turn, _ in await chats.undelivered("test")] == []  # pending ones are answered first
+    assert [turn.message_id for turn in await ThreadStore(store).undelivered("test", turns[0].created_at)] == ["m2"]
 
 
 # -- while a question is to be stored ---------------------------------------------------------------------------------------
