@@ -87,7 +87,6 @@ async def open_chats(
     """A context with the store, the model and the chats. At its end running answers get `settings.shutdown_grace_seconds` to
     finish, or less once `hurry` is set."""
     store = await Store.open(store_url)
-    watching = asyncio.create_task(store.watch())
     try:
         await store.claim()
         model = await open_model(settings)
@@ -104,8 +103,6 @@ async def open_chats(
         finally:
             await model.close()
     finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
         await store.close()
 
 
@@ -129,7 +126,7 @@ async def run(
                 tell(f"Answering what was left open: {num_resumed} question{'' if num_resumed == 1 else 's'}.")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    helpers = [tasks.create_task(model.wait_failed())]
+                    helpers = [tasks.create_task(model.wait_failed()), tasks.create_task(chats.watch_store())]
                     helpers += [tasks.create_task(adapter.run(chats)) for adapter in adapters]
                     announced = [adapter for adapter in adapters if isinstance(adapter, AnnouncedAdapter)]
                     helpers += [tasks.create_task(_announce(adapter, tell)) for adapter in announced]

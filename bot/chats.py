@@ -118,6 +118,11 @@ class Chats:
                 self._start(turn, ticket, is_patient=True)
         return len(turns)
 
+    async def watch_store(self) -> None:
+        """Look at the database until cancelled, so that the log says at once when it cannot be used. Raises StoreError if another
+        program has taken it."""
+        await self._store.watch()
+
     async def purge_forever(self, retention_days: int, interval_seconds: float = 3_600) -> None:
         """Delete chats that were unchanged for `retention_days`, now and every `interval_seconds`, until cancelled."""
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ class StoreError(Exception):
     def __init__(self, sentence: str, *, may_pass: bool = False) -> None:
         super().__init__(sentence)
         self.may_pass = may_pass
+
+
+class ClaimedError(StoreError):
+    """Another program uses the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +158,31 @@ def explain(error: BaseException, where: str) -> StoreError | None:
         return StoreError(f"The database {where} {known[0]}.", may_pass=known[1])
     if isinstance(error, (IntegrityError, ProgrammingError, DataError)):
         return None
-    return StoreError(f"The database {where} reports an error: {str(original).splitlines()[0]}.", may_pass=True)
+    # Not the error's own text, which may quote what was to be stored.
+    name = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None) or type(original).__name__
+    return StoreError(f"The database {where} reports an error that I do not know ({name}).", may_pass=True)
 
 
 async def claim_database(database: Database) -> AsyncConnection | None:
     """Lock a PostgreSQL database until the returned connection is closed: another program would answer the same open questions.
-    None for SQLite, whose folder is locked instead. Raises StoreError if another program has the database."""
+    None for SQLite, whose folder is locked instead. Raises ClaimedError if another program has the database, or StoreError."""
     engine = database.engine
     if engine.dialect.name != "postgresql":
         return None
-    connection = await (await engine.connect()).execution_options(isolation_level="AUTOCOMMIT")  # so that no transaction stays open
-    if await connection.scalar(select(func.pg_try_advisory_lock(_CLAIM))):
-        return connection
-    await connection.close()
-    raise StoreError(f"Another threadsight is running over the database {database.where}.")
+    async with AsyncExitStack() as stack:
+        try:
+            connection = await stack.enter_async_context(engine.connect())
+            await connection.execution_options(isolation_level="AUTOCOMMIT")  # so that no transaction stays open
+            is_ours = await connection.scalar(select(func.pg_try_advisory_lock(_CLAIM)))
+        except (SQLAlchemyError, OSError) as error:
+            trouble = explain(error, database.where)
+            if trouble is None:
+                raise
+            raise trouble from None
+        if is_ours:
+            stack.pop_all()
+            return connection
+    raise ClaimedError(f"Another threadsight is running over the database {database.where}.")
 
 
 async def is_claimed(claim: AsyncConnection) -> bool:
@@ -200,7 +216,7 @@ def _set_up_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> 
     # https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable
     connection.isolation_level = None
     cursor = connection.cursor()
-    # Who waits longer than `busy_timeout` for another program's lock tries again (bot/store.py).
+    # Who waits longer than `busy_timeout` for another program's lock tries again (bot/transactions.py).
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=1000", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

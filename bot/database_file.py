@@ -34,8 +34,9 @@ def make_private_file(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     for name in _BESIDE:
-        with contextlib.suppress(FileNotFoundError):
-            make_private(path.with_name(path.name + name), 0o600)
+        beside = path.with_name(path.name + name)
+        if beside.is_file():
+            make_private(beside, 0o600)
 
 
 def make_private(path: Path, mode: int) -> bool:
@@ -48,7 +49,9 @@ def make_private(path: Path, mode: int) -> bool:
         return False
     try:
         path.chmod(mode)
-    except PermissionError:
+    except FileNotFoundError:
+        raise
+    except OSError:
         return False
     return True
 

@@ -58,8 +58,8 @@ async def _database(store_url: str, data_dir: Path) -> Finding:
     url = make_url(store_url)
     path = await asyncio.to_thread(sqlite_path, url)
     if path is not None:
-        if problem := await asyncio.to_thread(_problem_of_file, path, data_dir):
-            return problem
+        if seen := await asyncio.to_thread(_seen_of_file, path, data_dir):
+            return seen
         url = opened_as(url, path, "ro")
     where = str(path) if path else url.render_as_string(hide_password=True)
     try:
@@ -79,8 +79,8 @@ async def _database(store_url: str, data_dir: Path) -> Finding:
     return Finding("Database", True, f"{where} can be opened.")
 
 
-def _problem_of_file(path: Path, data_dir: Path) -> Finding | None:
-    """What can be seen of the file without opening it. A bad finding, one that says that it will be made, or None."""
+def _seen_of_file(path: Path, data_dir: Path) -> Finding | None:
+    """The finding if there is one without opening the file: that it will be made, or what is wrong with it."""
     if not path.exists():
         if is_in_use(data_dir):
             sentence = f"{path} was deleted while threadsight uses it. Stop it, put the file back, and start it again."

@@ -8,14 +8,16 @@ deleted while another task is about to refer to it; no other process may write t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, true, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
-from bot.database import Database, StoreError, claim_database, is_claimed, open_database
+from bot.database import ClaimedError, Database, StoreError, claim_database, is_claimed, open_database
 from bot.schema import ChatRow, ImageRow, TurnImageRow, TurnRow, clean
 from bot.transactions import PATIENCE_SECONDS, Transactions
 from bot.turns import StoredTurn, stored_turn
@@ -40,25 +42,29 @@ class Store(Transactions):
         return cls(await open_database(url), patience_seconds)
 
     async def claim(self) -> None:
-        """Lock the database against other programs until `close`. Raises StoreError if another one has it."""
+        """Lock the database against other programs until `close`. Raises ClaimedError if another one has it."""
         self._claim = await claim_database(self._database)
 
     async def watch(self, interval_seconds: float = 5.0) -> None:
         """Check the database every `interval_seconds`, until cancelled: the log says at once when it cannot be used.
 
-        A claim that was lost because its server was restarted is taken again. Raises StoreError if another program has it now.
+        A claim that was lost because its server was restarted is taken again. Raises ClaimedError if another program has it now.
         """
         while True:
             try:
                 await self.check()
-                is_there = True
-            except StoreError:  # which is logged
-                is_there = False
-            if is_there and self._claim is not None and not await is_claimed(self._claim):
-                await self._claim.invalidate()
-                await self._claim.close()
-                await self.claim()
+                if self._claim is not None and not await is_claimed(self._claim):
+                    await self._claim_again(self._claim)
+            except ClaimedError:
+                raise
+            except StoreError:
+                pass  # it is logged, and looked at again
             await asyncio.sleep(interval_seconds)
+
+    async def _claim_again(self, lost: AsyncConnection) -> None:
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            await lost.close()
+        await self.claim()
 
     async def close(self) -> None:
         """Close all connections."""
