@@ -19,7 +19,7 @@ class RunningAnswer:
         self._key = key
         self._turn_id = turn_id
         self._notices = list(notices)
-        self._text = ""
+        self._pieces: list[str] = []  # joined at the end: a text that grows by a word at a time would be copied for each
         self._waiting: Waiting | None = None
         self._ended: Ended | None = None
         self._changed = asyncio.Event()
@@ -40,7 +40,7 @@ class RunningAnswer:
 
     @property
     def text(self) -> str:
-        return self._text
+        return "".join(self._pieces)
 
     @property
     def ended(self) -> Ended | None:
@@ -52,7 +52,7 @@ class RunningAnswer:
         return self._is_stopped
 
     async def events(self) -> AsyncIterator[AnswerEvent]:
-        num_notices = num_chars = 0
+        num_notices = num_pieces = 0
         waiting: Waiting | None = None
         while True:
             changed, ended = self._changed, self._ended  # read first: later changes set `changed`
@@ -61,12 +61,12 @@ class RunningAnswer:
                 yield Notice(self._notices[num_notices - 1])
             if self._waiting != waiting:
                 waiting = self._waiting
-                if waiting is not None and not self._text:
+                if waiting is not None and not self._pieces:
                     yield waiting
-            if num_chars < len(self._text):
-                piece = self._text[num_chars:]
-                num_chars += len(piece)
-                yield AnswerText(piece)
+            if num_pieces < len(self._pieces):
+                new = self._pieces[num_pieces:]
+                num_pieces += len(new)
+                yield AnswerText("".join(new))
             if ended is not None:
                 yield ended
                 return
@@ -100,7 +100,8 @@ class RunningAnswer:
             self._change()
 
     def write(self, text: str) -> None:
-        self._text += text
+        if text:
+            self._pieces.append(text)
         self._change()
 
     def end(self, status: AnswerStatus, error: str | None = None) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import signal
 import tempfile
@@ -24,6 +23,7 @@ from adapters.base import Adapter, AnnouncedAdapter
 from adapters.platform import Host
 from bot.config import Settings
 from bot.database import StoreError
+from bot.database_file import lock, make_private
 from bot.images import FetchLink, ImageReader, fetch_public_link
 from bot.limits import Limits
 from bot.model import LocalModel
@@ -135,7 +135,7 @@ async def run(
                 tell(f"Answering what was left open: {num_resumed} question{'' if num_resumed == 1 else 's'}.")
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    helpers = [tasks.create_task(model.wait_failed())]
+                    helpers = [tasks.create_task(model.wait_failed()), tasks.create_task(chats.watch_store())]
                     helpers += [tasks.create_task(adapter.run(chats)) for adapter in adapters]
                     announced = [adapter for adapter in adapters if isinstance(adapter, AnnouncedAdapter)]
                     helpers += [tasks.create_task(_announce(adapter, tell)) for adapter in announced]
@@ -232,20 +232,22 @@ async def _announce(adapter: AnnouncedAdapter, tell: Tell) -> None:
 async def _only_one(data_dir: Path) -> AsyncIterator[None]:
     """A lock on the data folder: a second program would answer the same open questions. It is released when the process ends."""
 
-    def lock() -> IO[bytes]:
+    def take() -> IO[bytes]:
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            file = (data_dir / "lock").open("wb")
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not make_private(data_dir, 0o700):
+                log.warning(
+                    "Others on this machine may look into %s: it is another user's folder, or meant for everybody.", data_dir
+                )
+            file = lock(data_dir)
+            make_private(data_dir / "lock", 0o600)
         except OSError as error:
             raise StoreError(f"The data folder {data_dir} cannot be made or written: {error.strerror}.") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise StoreError(f"Another threadsight is running over the data folder {data_dir}.") from None
+        if file is None:
+            raise StoreError(f"Another threadsight is running over the data folder {data_dir}.")
         return file
 
-    file = await asyncio.to_thread(lock)
+    file = await asyncio.to_thread(take)
     try:
         yield
     finally:

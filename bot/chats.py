@@ -12,10 +12,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from weakref import WeakValueDictionary
 
 from adapters.base import Answer, AnswerStatus, ChatView, IncomingMessage, ThreadKey
 from bot.answers import RunningAnswer, ended_answer
+from bot.database import StoreError
 from bot.images import ImageReader
 from bot.limits import Limits, Shares, Ticket
 from bot.model import Model
@@ -31,7 +33,10 @@ MAX_QUESTION_CHARS = 20_000
 MAX_UNANSWERED = 8  # unanswered questions per thread
 MAX_ATTEMPTS = 5  # starts of the program that may try the same turn, which may be what crashes it
 _MAX_RESUMED_AT_ONCE = 4
+_MANY_ATTEMPTS = 2  # a turn that was begun so often may be what ends the program: it is answered while no other such turn is
 
+NOT_KEPT = "I cannot use my database at the moment, so your message was not kept. Please send it again in a few minutes."
+NO_DATABASE = "I cannot use my database at the moment. Please try again in a few minutes."
 SHUTTING_DOWN = "I am being restarted. Please ask again in a moment."
 TOO_LONG = f"This is too long for me: I can take {MAX_QUESTION_CHARS:,} characters. Please ask in fewer words."
 
@@ -54,6 +59,7 @@ class Chats:
         self._unanswered: dict[ThreadKey, list[RunningAnswer]] = {}  # in the order of their questions
         self._tasks: set[asyncio.Task[None]] = set()
         self._resumed_slots = asyncio.Semaphore(_MAX_RESUMED_AT_ONCE)
+        self._slot_for_suspects = asyncio.Semaphore(1)
         self._is_closing = False
 
     # -- ChatHandler -------------------------------------------------------------------------------------------------------
@@ -68,9 +74,12 @@ class Chats:
         return await asyncio.shield(task)  # cancelling the caller does not cancel the question
 
     async def regenerate(self, key: ThreadKey) -> Answer | None:
-        async with self._lock(key):
-            turns = await self._store.read_turns(key)
-            return await self._answer_again(turns[-1]) if turns else None
+        try:
+            async with self._lock(key):
+                turn = await self._store.last_turn(key)
+                return None if turn is None else await self._answer_again(turn)
+        except StoreError:
+            return refusal(key, NO_DATABASE)
 
     def running_answer(self, key: ThreadKey) -> Answer | None:
         unanswered = self._unanswered.get(key)
@@ -105,10 +114,14 @@ class Chats:
                 error = "I was interrupted several times while I answered this, so I gave up. Please ask again."
                 await self._store.finish_turn(turn.turn_id, AnswerStatus.FAILED, notices=turn.notices, error=error)
             else:
-                await self._store.count_attempt(turn.turn_id)
                 ticket = await self._shares.take_open(turn.key.platform, turn.author_id)
                 self._start(turn, ticket, is_patient=True)
         return len(turns)
+
+    async def watch_store(self) -> None:
+        """Look at the database until cancelled, so that the log says at once when it cannot be used. Raises StoreError if another
+        program has taken it."""
+        await self._store.watch()
 
     async def purge_forever(self, retention_days: int, interval_seconds: float = 3_600) -> None:
         """Delete chats that were unchanged for `retention_days`, now and every `interval_seconds`, until cancelled."""
@@ -116,7 +129,9 @@ class Chats:
             try:
                 num_deleted = await self._store.purge(datetime.now(UTC) - timedelta(days=retention_days))
                 log.info("Deleted %d chats that nobody touched for %d days.", num_deleted, retention_days)
-            except Exception:  # the database may be unreachable for a while; the next round tries again
+            except StoreError:  # which the store logs; the next round tries again
+                pass
+            except Exception:
                 log.exception("Old chats could not be deleted.")
             await asyncio.sleep(interval_seconds)
 
@@ -147,29 +162,32 @@ class Chats:
         try:
             async with self._lock(message.key):
                 return await self._accept(message)
+        except StoreError:  # which the store logs
+            return refusal(message.key, NOT_KEPT)
         except Exception:
             log.exception("A message could not be accepted.")
-            return _refusal(message.key, "Something went wrong on my side, and your message was not kept. Please send it again.")
+            return refusal(message.key, "Something went wrong on my side, and your message was not kept. Please send it again.")
         except asyncio.CancelledError:  # the program is stopping; the adapter gets an answer anyway
-            return _refusal(message.key, SHUTTING_DOWN)
+            return refusal(message.key, SHUTTING_DOWN)
 
     async def _accept(self, message: IncomingMessage) -> RunningAnswer:
         key = message.key
         if known := await self._store.find_turn(key.platform, key.workspace, message.message_id):
             return await self._known_answer(known)
         if self._is_closing:
-            return _refusal(key, SHUTTING_DOWN)
+            return refusal(key, SHUTTING_DOWN)
         if len(self._unanswered.get(key, ())) >= MAX_UNANSWERED:
-            return _refusal(key, f"I am still answering your last {MAX_UNANSWERED} questions here. Please wait a little.")
+            return refusal(key, f"I am still answering your last {MAX_UNANSWERED} questions here. Please wait a little.")
         if len(message.text) > MAX_QUESTION_CHARS:
-            return _refusal(key, TOO_LONG)
+            return refusal(key, TOO_LONG)
 
         ticket = await self._shares.take(key.platform, message.author)
         if isinstance(ticket, str):
-            return _refusal(key, ticket)
+            return refusal(key, ticket)
         try:
-            question = await self._questions.read(message, await self._store.read_turns(key))
-            turn = await self._store.add_turn(
+            question = await self._questions.read(message, await self._store.images_in_chat(key))
+            add_turn = partial(
+                self._store.add_turn,
                 key,
                 message.message_id,
                 question.question,
@@ -180,6 +198,10 @@ class Chats:
                 notices=question.notices,
                 refusal=question.refusal,
             )
+            try:
+                turn = await add_turn()
+            except StoreError:  # perhaps only the answer to its commit was lost
+                turn = await add_turn()
         except BaseException:
             self._shares.give_back(ticket, counts=False)
             raise
@@ -248,7 +270,8 @@ class Chats:
             if ahead:
                 await _wait_behind(ahead, answer)
             if is_patient:
-                async with self._resumed_slots:
+                is_suspect = turn.num_attempts >= _MANY_ATTEMPTS
+                async with self._slot_for_suspects if is_suspect else self._resumed_slots:
                     await self._writer.write(turn, answer, is_patient=True)
             else:
                 await self._writer.write(turn, answer, is_edited=is_edited)
@@ -278,7 +301,7 @@ async def _wait_behind(ahead: Sequence[RunningAnswer], answer: RunningAnswer) ->
         waiting.cancel()
 
 
-def _refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
+def refusal(key: ThreadKey, sentence: str) -> RunningAnswer:
     """A refusal, for which nothing was stored."""
     return ended_answer(key, AnswerStatus.FAILED, error=sentence)
 

@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from adapters.base import Finding
 from bot.app import host_of, remote_server
 from bot.config import Settings
+from bot.database import explain
+from bot.database_file import is_in_use, opened_as, sqlite_path
 from bot.platforms import check_platforms
 from bot.proxies import Proxies, Proxy
 from model_server.errors import ModelServerError
@@ -32,7 +34,7 @@ _ENOUGH_BYTES = 1_000_000_000  # free disk space in the data folder
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yields the findings as they are made."""
     yield await asyncio.to_thread(_data_folder, settings.data_dir)
-    yield await _database(settings.store_url)
+    yield await _database(settings.store_url, settings.data_dir)
     async for finding in check_proxies(settings.proxies):
         yield finding
     if settings.engine_url is None:
@@ -58,30 +60,44 @@ def _data_folder(folder: Path) -> Finding:
     return Finding("Data", True, sentence)
 
 
-async def _database(store_url: str) -> Finding:
+async def _database(store_url: str, data_dir: Path) -> Finding:
     url = make_url(store_url)
-    is_sqlite = url.drivername.startswith("sqlite")
-    if is_sqlite:
-        path = await asyncio.to_thread(Path(url.database or "").absolute)
-        if not await asyncio.to_thread(path.exists):
-            return Finding("Database", True, f"{path} will be made at the first start.")
-        url = url.set(database=f"file:{path}", query={"mode": "ro", "uri": "true"})
-    where = str(path) if is_sqlite else url.render_as_string(hide_password=True)
+    path = await asyncio.to_thread(sqlite_path, url)
+    if path is not None:
+        if seen := await asyncio.to_thread(_seen_of_file, path, data_dir):
+            return seen
+        url = opened_as(url, path, "ro")
+    where = str(path) if path else url.render_as_string(hide_password=True)
     try:
         engine = create_async_engine(url, hide_parameters=True)
         try:
             async with engine.connect() as connection:
-                answer = await connection.scalar(text("PRAGMA quick_check" if is_sqlite else "SELECT 'ok'"))
+                answer = await connection.scalar(text("PRAGMA quick_check" if path else "SELECT 'ok'"))
         finally:
             await engine.dispose()
     except ModuleNotFoundError:
         return Finding("Database", False, "PostgreSQL needs one more package: pip install 'threadsight[postgres]'.")
     except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        return Finding("Database", False, f"{where} cannot be opened: {reason}.")
+        return Finding("Database", False, str(explain(error, where) or f"{where} cannot be opened: {reason}."))
     if answer != "ok":
         return Finding("Database", False, f"{where} is damaged: {answer}. Put a backup in its place, or move it away.")
     return Finding("Database", True, f"{where} can be opened.")
+
+
+def _seen_of_file(path: Path, data_dir: Path) -> Finding | None:
+    """The finding if there is one without opening the file: that it will be made, or what is wrong with it."""
+    if not path.exists():
+        if is_in_use(data_dir):
+            sentence = f"{path} was deleted while threadsight uses it. Stop it, put the file back, and start it again."
+            return Finding("Database", False, sentence)
+        return Finding("Database", True, f"{path} will be made at the first start.")
+    if not os.access(path, os.R_OK | os.W_OK):
+        return Finding("Database", False, f"{path} can only be read. Give this user the right to write it.")
+    num_free = shutil.disk_usage(path).free
+    if num_free < _ENOUGH_BYTES // 10:
+        return Finding("Database", False, f"{path} has {num_free / 1e6:.0f} MB left on its disk. Free some.")
+    return None
 
 
 def _local_model(settings: Settings) -> Finding:

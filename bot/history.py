@@ -6,6 +6,7 @@ is left out moves to the oldest question that stays); no more turns are left out
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,26 +39,30 @@ CountTokens = Callable[[Sequence[Message]], Awaitable[int]]
 async def fit_history(exchanges: Sequence[Exchange], max_tokens: int, num_prompt_tokens: CountTokens) -> FittedHistory:
     """Keep as many of the newest exchanges as fit into a prompt of `max_tokens` tokens.
 
-    The last exchange is the open question. Raises PromptTooLong if not even that one fits.
+    The last exchange is the open question. `num_prompt_tokens` may raise PromptTooLong instead of counting. Raises PromptTooLong if
+    not even the open question fits.
+
+    A chat that does not fit is looked at from its end: twice as many exchanges each time, until they do not fit; then between the
+    last two. So what is counted is at most a few times what fits, however long the chat is.
     """
 
-    async def drop(num_dropped: int) -> FittedHistory:
-        messages = to_messages(exchanges, num_dropped)
-        return FittedHistory(messages, num_dropped, await num_prompt_tokens(messages))
+    async def keep(num_kept: int) -> FittedHistory:
+        messages = to_messages(exchanges, len(exchanges) - num_kept)
+        num_tokens = await num_prompt_tokens(messages)
+        if num_tokens > max_tokens:
+            raise PromptTooLong(num_tokens, max_tokens)
+        return FittedHistory(messages, len(exchanges) - num_kept, num_tokens)
 
-    whole = await drop(0)
-    if whole.num_tokens <= max_tokens:
-        return whole
-    best = await drop(len(exchanges) - 1)
-    if best.num_tokens > max_tokens:
-        raise PromptTooLong(best.num_tokens, max_tokens)
-    low, high = 1, best.num_dropped  # dropping `high` fits, dropping `low - 1` does not
-    while low < high:
-        middle = await drop((low + high) // 2)
-        if middle.num_tokens <= max_tokens:
-            best, high = middle, middle.num_dropped
-        else:
-            low = middle.num_dropped + 1
+    with contextlib.suppress(PromptTooLong):
+        return await keep(len(exchanges))
+    best = await keep(1)
+    low, high, step = 1, len(exchanges), 1  # keeping `low` fits, keeping `high` does not
+    while high - low > 1:
+        middle = min(low + step, high - 1) if step else (low + high) // 2
+        try:
+            best, low, step = await keep(middle), middle, 2 * step
+        except PromptTooLong:
+            high, step = middle, 0  # from now on halving
     return best
 
 

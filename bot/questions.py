@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from adapters.base import IncomingMessage
 from bot.images import ImageReader, ReadImages, join_names, without_links
 from bot.schema import clean
-from bot.turns import StoredTurn
 from bot.writer import NO_IMAGE
 from model_server.types import Image, ModelCapabilities
 
@@ -37,9 +36,8 @@ class QuestionReader:
         self._images = found
         self._capabilities = capabilities
 
-    async def read(self, message: IncomingMessage, turns: Sequence[StoredTurn]) -> Question:
-        """Read a message, with its usable pictures, as the next turn after `turns`."""
-        known = _images_in_chat(turns)
+    async def read(self, message: IncomingMessage, known: Set[str]) -> Question:
+        """Read a message, with its usable pictures, as the next turn of a chat that has the pictures `known` (SHA-256)."""
         candidates = self._images.candidates(message.text, message.attachments, has_image=bool(known))
         if not candidates and not known and message.look_back is not None:
             candidates = self._images.candidates("", await message.look_back(), has_image=False)
@@ -63,14 +61,6 @@ class QuestionReader:
             refusal=refusal,
             has_failures=bool(found.failures),
         )
-
-
-def _images_in_chat(turns: Sequence[StoredTurn]) -> set[str]:
-    """SHA-256 of the pictures that the model sees: those since the newest start."""
-    images: set[str] = set()
-    for turn in turns:
-        images = {*turn.image_ids} if turn.is_start else {*images, *turn.image_ids}
-    return images
 
 
 def _notices(found: ReadImages, max_images: int, *, starts_new_chat: bool) -> list[str]:

@@ -8,16 +8,18 @@ deleted while another task is about to refer to it; no other process may write t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Select, and_, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, true, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from adapters.base import AnswerStatus, ChatView, ThreadKey, TurnView
-from bot.database import claim_database, open_database
+from bot.database import ClaimedError, Database, StoreError, claim_database, is_claimed, open_database
 from bot.schema import ChatRow, ImageRow, TurnImageRow, TurnRow, clean
+from bot.transactions import PATIENCE_SECONDS, Transactions
 from bot.turns import StoredTurn, stored_turn
 from model_server.types import Image
 
@@ -25,25 +27,47 @@ _TITLE_LENGTH = 60
 _MAX_LISTED_CHATS = 1_000
 
 
-class Store:
+class Store(Transactions):
     """The database. Reads share it; writes of this process come one after another. Close it at the end."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, database: Database, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Use `await Store.open(url)`."""
-        self._engine = engine
-        self._write_lock = asyncio.Lock()
+        super().__init__(database, patience_seconds)
         self._claim: AsyncConnection | None = None
 
     @classmethod
-    async def open(cls, url: str) -> Store:
-        """Connect to the database and migrate its tables. Raises StoreError."""
-        return cls(await open_database(url))
+    async def open(cls, url: str, patience_seconds: float = PATIENCE_SECONDS) -> Store:
+        """Connect to the database and migrate its tables. A transaction that cannot begin is tried again for `patience_seconds`.
+        Raises StoreError."""
+        return cls(await open_database(url), patience_seconds)
 
     async def claim(self) -> None:
-        """Lock the database against other programs until `close`. Raises StoreError if another one has it."""
-        self._claim = await claim_database(self._engine)
+        """Lock the database against other programs until `close`. Raises ClaimedError if another one has it."""
+        self._claim = await claim_database(self._database)
+
+    async def watch(self, interval_seconds: float = 5.0) -> None:
+        """Check the database every `interval_seconds`, until cancelled: the log says at once when it cannot be used.
+
+        A claim that was lost because its server was restarted is taken again. Raises ClaimedError if another program has it now.
+        """
+        while True:
+            try:
+                await self.check()
+                if self._claim is not None and not await is_claimed(self._claim):
+                    await self._claim_again(self._claim)
+            except ClaimedError:
+                raise
+            except StoreError:
+                pass  # it is logged, and looked at again
+            await asyncio.sleep(interval_seconds)
+
+    async def _claim_again(self, lost: AsyncConnection) -> None:
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            await lost.close()
+        await self.claim()
 
     async def close(self) -> None:
+        """Close all connections."""
         if self._claim is not None:
             await self._claim.close()
         await self._engine.dispose()
@@ -63,9 +87,15 @@ class Store:
         notices: Sequence[str] = (),
         refusal: str | None = None,
     ) -> StoredTurn:
-        """Store a question, its pictures, and its chat if that is new. The turn is PENDING, or FAILED if there is a `refusal`."""
+        """Store a question, its pictures, and its chat if that is new. The turn is PENDING, or FAILED if there is a `refusal`.
+
+        A message that is stored already is not stored again: its turn is returned.
+        """
         now = datetime.now(UTC)
         async with self.writing() as session:
+            known = select(TurnRow).where(is_message(key.platform, key.workspace, message_id))
+            if turn := await session.scalar(known):
+                return stored_turn(turn)
             chat = await session.scalar(select(ChatRow).where(is_thread(key)))
             if chat is None:
                 chat = ChatRow(platform=key.platform, workspace=key.workspace, channel=key.channel, thread=key.thread)
@@ -162,13 +192,12 @@ class Store:
             await session.execute(update(TurnRow).where(TurnRow.id == turn_id).values(num_attempts=TurnRow.num_attempts + 1))
 
     async def find_turn(self, platform: str, workspace: str, message_id: str) -> StoredTurn | None:
-        query = select(TurnRow).where(
-            TurnRow.platform == platform, TurnRow.workspace == workspace, TurnRow.message_id == message_id
-        )
-        turns = await self.turns(query)
+        """The turn whose question this message is; None if there is none."""
+        turns = await self.turns(select(TurnRow).where(is_message(platform, workspace, message_id)))
         return turns[0] if turns else None
 
     async def get_turn(self, turn_id: int) -> StoredTurn | None:
+        """The turn with this id; None if it was deleted."""
         turns = await self.turns(select(TurnRow).where(TurnRow.id == turn_id))
         return turns[0] if turns else None
 
@@ -180,19 +209,43 @@ class Store:
         """Every turn of a thread, oldest first."""
         return await self.turns(select(TurnRow).join(TurnRow.chat).where(is_thread(key)).order_by(TurnRow.id))
 
+    async def turns_since_start(self, turn: StoredTurn) -> list[StoredTurn]:
+        """The turns that the model may see for this one: from the newest start on, oldest first, up to itself."""
+        start = _newest_start(turn.key, TurnRow.id <= turn.turn_id)
+        query = select(TurnRow).join(TurnRow.chat).where(is_thread(turn.key), TurnRow.id <= turn.turn_id, TurnRow.id >= start)
+        return await self.turns(query.order_by(TurnRow.id))
+
+    async def last_turn(self, key: ThreadKey) -> StoredTurn | None:
+        """A thread's newest turn; None if there is none."""
+        query = select(TurnRow).join(TurnRow.chat).where(is_thread(key)).order_by(TurnRow.id.desc()).limit(1)
+        turns = await self.turns(query)
+        return turns[0] if turns else None
+
+    async def images_in_chat(self, key: ThreadKey, before_turn_id: int | None = None) -> set[str]:
+        """SHA-256 of the pictures that the model sees in a thread: those since the newest start. `before_turn_id`: as they were
+        before that turn."""
+        is_before = true() if before_turn_id is None else TurnRow.id < before_turn_id
+        query = select(TurnImageRow.image_sha256).join(TurnRow).join(TurnRow.chat)
+        async with self.reading() as session:
+            is_seen = is_thread(key), is_before, TurnRow.id >= _newest_start(key, is_before)
+            return set(await session.scalars(query.where(*is_seen).distinct()))
+
     async def turns(self, query: Select[TurnRow]) -> list[StoredTurn]:
+        """The turns that a query finds, in its order."""
         async with self.reading() as session:
             return [stored_turn(turn) for turn in await session.scalars(query)]
 
     # -- chats and pictures ------------------------------------------------------------------------------------------------
 
     async def list_chats(self, platform: str, workspace: str) -> list[ChatView]:
+        """The newest chats of a workspace, newest first, without their turns; at most 1,000."""
         query = select(ChatRow).where(ChatRow.platform == platform, ChatRow.workspace == workspace)
         async with self.reading() as session:
             rows = await session.scalars(query.order_by(ChatRow.updated_at.desc(), ChatRow.id.desc()).limit(_MAX_LISTED_CHATS))
             return [_chat_view(row) for row in rows]
 
     async def read_chat(self, key: ThreadKey) -> ChatView | None:
+        """A thread's chat with all its turns, oldest first; None if there is none."""
         async with self.reading() as session:
             chat = await session.scalar(select(ChatRow).where(is_thread(key)))
             if chat is None:
@@ -201,6 +254,7 @@ class Store:
             return _chat_view(chat, tuple(stored_turn(turn).view() for turn in turns))
 
     async def delete_chat(self, key: ThreadKey) -> bool:
+        """Delete a thread's chat with everything in it. Returns False if there was none."""
         async with self.writing() as session:
             chat_id = await session.scalar(select(ChatRow.id).where(is_thread(key)))
             if chat_id is not None:
@@ -226,16 +280,6 @@ class Store:
             # Rows are only made from images that model_server.images.read_image has checked.
             return Image(data=row.data, media_type=row.media_type, sha256=row.sha256, width=row.width, height=row.height)
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            yield session
-
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
-        async with self._write_lock, AsyncSession(self._engine, expire_on_commit=False) as session, session.begin():
-            yield session
-
 
 def shorten(text: str) -> str:
     """The beginning of a text, on one line."""
@@ -251,6 +295,17 @@ def is_thread(key: ThreadKey) -> ColumnElement[bool]:
         ChatRow.channel == key.channel,
         ChatRow.thread == key.thread,
     )
+
+
+def is_message(platform: str, workspace: str, message_id: str) -> ColumnElement[bool]:
+    """The condition for the row of the turn whose question this message is."""
+    return and_(TurnRow.platform == platform, TurnRow.workspace == workspace, TurnRow.message_id == message_id)
+
+
+def _newest_start(key: ThreadKey, condition: ColumnElement[bool]) -> ColumnElement[int]:
+    """The id of the thread's newest turn that starts a chat and meets the condition; 0 if none does."""
+    query = select(func.max(TurnRow.id)).join(TurnRow.chat).where(is_thread(key), TurnRow.is_start, condition)
+    return func.coalesce(query.scalar_subquery(), 0)
 
 
 async def _add_images(session: AsyncSession, turn_id: int, images: Sequence[Image]) -> None:

@@ -7,15 +7,23 @@ is stopped, and its listeners are told, before anything of it is deleted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, PlatformTurn, Quota, ThreadKey
 from adapters.links import find_links
-from bot.chats import MAX_QUESTION_CHARS, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, stored_answer
-from bot.images import without_links
+from bot.chats import MAX_QUESTION_CHARS, NO_DATABASE, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, refusal, stored_answer
+from bot.database import StoreError
+from bot.images import ImageReader, without_links
+from bot.limits import Limits
+from bot.model import Model
 from bot.questions import DEFAULT_QUESTION, Question
+from bot.store import Store
 from bot.turns import StoredTurn
+from bot.writer import AnswerWriter
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 
 UNDELIVERED_FOR = timedelta(days=3)  # after so long an answer would be more of a surprise than a help
 
@@ -23,7 +31,26 @@ UNDELIVERED_FOR = timedelta(days=3)  # after so long an answer would be more of 
 class ThreadChats(Chats):
     """The chats in threads: what `Chats` does, and what people do to messages. Implements `adapters.base.ThreadHandler`."""
 
+    def __init__(self, store: Store, model: Model, images: ImageReader, writer: AnswerWriter, limits: Limits | None = None) -> None:
+        super().__init__(store, model, images, writer, limits)
+        self._unstored_replies: dict[int, tuple[tuple[str, ...], bool]] = {}  # by turn: its messages, whether all is shown
+        self._storing_replies: asyncio.Task[None] | None = None
+
+    async def close(self, grace_seconds: float, hurry: asyncio.Event | None = None) -> int:
+        """As that of `Chats`."""
+        num_left = await super().close(grace_seconds, hurry)
+        if self._storing_replies is not None:
+            self._storing_replies.cancel()
+            await asyncio.gather(self._storing_replies, return_exceptions=True)
+        return num_left
+
     async def ask_again(self, message: IncomingMessage) -> Answer | None:
+        try:
+            return await self._ask_again(message)
+        except StoreError:
+            return refusal(message.key, NO_DATABASE)
+
+    async def _ask_again(self, message: IncomingMessage) -> Answer | None:
         key = message.key
         async with self._lock(key):
             turn = await self._store.find_turn(key.platform, key.workspace, message.message_id)
@@ -31,10 +58,9 @@ class ThreadChats(Chats):
                 return None
             if len(message.text) > MAX_QUESTION_CHARS:
                 return kept_answer(turn, TOO_LONG)
-            before = [other for other in await self._store.read_turns(key) if other.turn_id < turn.turn_id]
-            question = await self._questions.read(message, before)
+            question = await self._questions.read(message, await self._store.images_in_chat(key, turn.turn_id))
             if turn.is_start and not question.is_start and question.refusal is None:
-                question = await self._questions.read(message, [])  # so that it is not about an earlier picture
+                question = await self._questions.read(message, set())  # so that it is not about an earlier picture
             if _says_the_same(turn, question):
                 return None
             if self._is_closing:
@@ -81,9 +107,12 @@ class ThreadChats(Chats):
         found = await self._store.get_turn(turn_id)
         if found is None:
             return None
-        async with self._lock(found.key):
-            turn = await self._store.get_turn(turn_id)  # the answer that we waited for may have changed it
-            return None if turn is None else await self._answer_again(turn)
+        try:
+            async with self._lock(found.key):
+                turn = await self._store.get_turn(turn_id)  # the answer that we waited for may have changed it
+                return None if turn is None else await self._answer_again(turn)
+        except StoreError:
+            return kept_answer(found, NO_DATABASE)
 
     def running_turn(self, turn_id: int) -> Answer | None:
         return self._running(turn_id)
@@ -114,7 +143,30 @@ class ThreadChats(Chats):
     async def set_reply(self, turn_id: int, reply_ids: Sequence[str], *, is_delivered: bool) -> None:
         running = self._running(turn_id)  # this may still be about the earlier answer
         is_being_written = running is not None and running.ended is None and not running.is_stopped
-        await self._thread_store.set_reply(turn_id, reply_ids, is_delivered=is_delivered and not is_being_written)
+        self._unstored_replies[turn_id] = tuple(reply_ids), is_delivered and not is_being_written
+        try:
+            await self._store_replies(turn_id)
+        except StoreError:  # the answer goes on being shown
+            if self._storing_replies is None or self._storing_replies.done():
+                self._storing_replies = asyncio.create_task(self._store_replies_later())
+
+    async def _store_replies(self, turn_id: int) -> None:
+        reply_ids, is_delivered = self._unstored_replies[turn_id]
+        await self._thread_store.set_reply(turn_id, reply_ids, is_delivered=is_delivered)
+        if self._unstored_replies.get(turn_id) == (reply_ids, is_delivered):  # otherwise there is news meanwhile
+            del self._unstored_replies[turn_id]
+
+    async def _store_replies_later(self) -> None:
+        """Store what could not be stored about replies, less and less often, until all is. If the program ends before that, such an
+        answer is shown again after the restart."""
+        wait = _FIRST_WAIT_SECONDS
+        while self._unstored_replies:
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            with contextlib.suppress(StoreError):
+                for turn_id in list(self._unstored_replies):
+                    if turn_id in self._unstored_replies:
+                        await self._store_replies(turn_id)
 
     async def undelivered(self, platform: str) -> Sequence[tuple[PlatformTurn, Answer]]:
         found = []

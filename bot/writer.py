@@ -2,7 +2,8 @@
 
 Rules: the answer always ends with an event (if the program stops before the writer is done, `bot/chats.py` ends it), and the turn's
 row changes in one transaction or not at all. A turn stays PENDING only if the program stops before the answer has ended; it is then
-answered after the restart. A regenerated answer replaces the earlier one only if it succeeds.
+answered after the restart. A regenerated answer replaces the earlier one only if it succeeds. While the database cannot be written
+an answer has not ended: it says so, and is stored when that is over.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
 
 from adapters.base import AnswerStatus, Waiting
 from bot.answers import RunningAnswer
+from bot.database import StoreError
 from bot.history import Exchange, fit_history
 from bot.model import Model, TokenStream
 from bot.store import Store
@@ -31,7 +33,11 @@ FILTERED_NOTICE = "The answer stops here because the model server's content filt
 TOOL_NOTICE = "The answer stops here because the model wanted to use a tool, and it has none here."
 NO_IMAGE = "I need a picture to talk about: please send me one, and ask again."
 RESTART_NOTICE = "I am being restarted. Your question is kept, and I will answer it when I am back."
+NOT_STORED = "I cannot write to my database at the moment, so this is not kept yet. I keep trying."
+STORED = "My database works again, and this is kept."
+NOT_READ = "I cannot read my database at the moment, so I cannot answer. Please ask again in a few minutes."
 _SECONDS_BETWEEN_TRIES = 1.0
+_MAX_SECONDS_BETWEEN_STORING = 60.0
 _AGAIN_TEMPERATURE = 0.8  # at the usual low temperature the model would repeat itself
 
 
@@ -78,10 +84,13 @@ class AnswerWriter:
                 case _ as never:
                     assert_never(never)
             token_ids = None if finished is None else finished.token_ids or None  # a remote engine gives no ids
-            await self.store.finish_turn(turn.turn_id, status, answer=text, token_ids=token_ids, notices=answer.notices)
+            store = partial(self.store.finish_turn, answer=text, token_ids=token_ids, notices=_kept(answer.notices))
+            await self._store(answer, partial(store, turn.turn_id, status))
             answer.end(status)
         except ShuttingDown:
             pass  # the same as when the writer is cancelled
+        except StoreError:
+            await self._fail(turn, answer, NOT_READ)
         except QueueFull as error:
             if turn.status is AnswerStatus.PENDING and not is_edited:
                 await self._take_back(turn, answer)
@@ -97,6 +106,8 @@ class AnswerWriter:
     async def _ask(self, turn: StoredTurn, answer: RunningAnswer, *, is_again: bool, is_patient: bool) -> Finished | None:
         """Ask the model, and once more with fewer of the older turns if only its refusal told how little it takes, as a remote
         server's does."""
+        if is_patient:  # before anything that might be what ended the program
+            await self._store(answer, partial(self.store.count_attempt, turn.turn_id))
         context_length = self.model.capabilities.context_length
         try:
             return await self._ask_once(turn, answer, is_again=is_again, is_patient=is_patient)
@@ -157,12 +168,10 @@ class AnswerWriter:
 
     async def _exchanges(self, turn: StoredTurn) -> list[Exchange]:
         """The chat of a turn from its first picture on, without unanswered questions; `turn` is the open question."""
-        turns = [other for other in await self.store.read_turns(turn.key) if other.turn_id <= turn.turn_id]
-        start = max((index for index, other in enumerate(turns) if other.is_start), default=0)
         images: dict[str, Image] = {}
         exchanges = []
         carried: tuple[Image, ...] = ()  # a picture whose question failed belongs to the next question
-        for other in turns[start:]:
+        for other in await self.store.turns_since_start(turn):
             carried += await self._images(other, images)
             if other.turn_id == turn.turn_id:
                 exchanges.append(Exchange(turn.question, carried))
@@ -182,10 +191,24 @@ class AnswerWriter:
 
     async def _take_back(self, turn: StoredTurn, answer: RunningAnswer) -> None:
         try:
-            await self.store.drop_turn(turn.turn_id)
+            await self._store(answer, partial(self.store.drop_turn, turn.turn_id))
             answer.forget_turn()
         except Exception:
             log.exception("Turn %d could not be taken back.", turn.turn_id)
+
+    async def _store(self, answer: RunningAnswer, store: Callable[[], Awaitable[None]]) -> None:
+        """Call `store` until the database takes it, less and less often, and say so in the answer."""
+        wait = _SECONDS_BETWEEN_TRIES
+        while True:
+            try:
+                await store()
+                break
+            except StoreError:  # which the store logs
+                answer.add_notice(NOT_STORED)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _MAX_SECONDS_BETWEEN_STORING)
+        if NOT_STORED in answer.notices:
+            answer.add_notice(STORED)
 
     async def _fail(self, turn: StoredTurn, answer: RunningAnswer, sentence: str, *, is_refused: bool = False) -> None:
         if turn.status in (AnswerStatus.COMPLETE, AnswerStatus.STOPPED):
@@ -194,9 +217,8 @@ class AnswerWriter:
             answer.end(AnswerStatus.FAILED, f"{sentence} I kept the earlier answer.")
             return
         try:
-            await self.store.finish_turn(
-                turn.turn_id, AnswerStatus.FAILED, notices=answer.notices, error=sentence, is_refused=is_refused
-            )
+            store = partial(self.store.finish_turn, notices=_kept(answer.notices), error=sentence, is_refused=is_refused)
+            await self._store(answer, partial(store, turn.turn_id, AnswerStatus.FAILED))
         except Exception:
             log.exception("The failure of turn %d could not be written down.", turn.turn_id)
         answer.end(AnswerStatus.FAILED, sentence)
@@ -214,3 +236,8 @@ def leave_for_restart(turn: StoredTurn, answer: RunningAnswer) -> None:
 def first_notices(turn: StoredTurn) -> Sequence[str]:
     """The notices that a turn had before its answer, for when it is answered again."""
     return [notice for notice in turn.notices if notice not in (CUT_NOTICE, FILTERED_NOTICE, TOOL_NOTICE)]
+
+
+def _kept(notices: Sequence[str]) -> list[str]:
+    """The notices that are stored: not those about storing."""
+    return [notice for notice in notices if notice not in (NOT_STORED, STORED)]

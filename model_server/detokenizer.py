@@ -1,7 +1,8 @@
 """From token ids to text, piece by piece.
 
 Invariant: the pieces, joined, are exactly `decode(all ids)`. A piece is held back while its last character may be incomplete:
-during a run of byte tokens (one invalid byte changes how the whole run is decoded), or while the text ends in U+FFFD.
+during a run of byte tokens (one invalid byte changes how the whole run is decoded), or while the text ends in U+FFFD. A
+model may write U+FFFD for ever, so only a few ids are held because of it: no more can be part of an incomplete character.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _REPLACEMENT = "\ufffd"
+_MAX_UNDECIDED = 4  # ids: a character has at most four bytes, and an id at least one
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
@@ -40,7 +42,7 @@ class Detokenizer:
             return ""
         text = self._text_of_held()
         if text.endswith(_REPLACEMENT):
-            return ""
+            return self._take_decided(text) if len(self._held) >= 2 * _MAX_UNDECIDED else ""
         self._context, self._held = [token_id], []
         return text
 
@@ -49,6 +51,18 @@ class Detokenizer:
         self._context, self._held = self._held[-1:] or self._context, []
         return text
 
+    def _take_decided(self, text: str) -> str:
+        """Take what is certain of the held ids' text, unless it would divide a character."""
+        decided, undecided = self._held[:-_MAX_UNDECIDED], self._held[-_MAX_UNDECIDED:]
+        taken = self._text_after(self._context, decided)
+        if taken + self._text_after(decided[-1:], undecided) != text:
+            return ""
+        self._context, self._held = decided[-1:], undecided
+        return taken
+
     def _text_of_held(self) -> str:
-        before = decode(self._tokenizer, self._context) if self._context else ""
-        return decode(self._tokenizer, self._context + self._held)[len(before) :]
+        return self._text_after(self._context, self._held)
+
+    def _text_after(self, context: list[int], ids: list[int]) -> str:
+        before = decode(self._tokenizer, context) if context else ""
+        return decode(self._tokenizer, context + ids)[len(before) :]

@@ -1,10 +1,11 @@
 """The one inference loop: a bounded queue in front of the engine.
 
-A request that cannot be answered is refused at once: the queue is full, the prompt can never fit, or the loop shuts down. Others
-wait in order of arrival until fewer than `max_running` run and the cache has room for the whole answer, so that a running answer is
-never evicted. When the engine breaks, all waiting and running requests fail at once, and `wait_failed` raises. After a while
-without requests the model may be unloaded; the next request waits until it is loaded again, and its listener is told. Call all
-methods on one event loop's thread; blocking work runs in other threads.
+A request that cannot be answered is refused at once: the queue is full, the prompt is longer than any that fits, or the loop shuts
+down. Others wait in order of arrival: first until their tokens are counted, which happens in a thread, one prompt at a time; then
+until fewer than `max_running` run and the cache has room for the whole answer, so that a running answer is never evicted. When the
+engine breaks, all waiting and running requests fail at once, and `wait_failed` raises. After a while without requests the model may
+be unloaded; the next request waits until it is loaded again, and its listener is told. Call all methods on one event loop's thread;
+blocking work runs in other threads.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Never
+from typing import Any, Never
 
 from model_server.engine import Engine, EngineOutput
 from model_server.errors import EngineFailed, ModelServerError, PromptTooLong, QueueFull, RequestRefused, ShuttingDown
@@ -25,7 +26,7 @@ from model_server.stream import TokenStream
 from model_server.types import ChatRequest, FinishReason, Message, ModelCapabilities, Queued
 
 _log = logging.getLogger(__name__)
-_MAX_CHARACTERS_PER_TOKEN = 24  # a text longer than context length * this cannot fit, and is not tokenized
+_MAX_CHARACTERS_PER_TOKEN = 128  # the longest in the vocabularies in use; a text of more than these cannot fit, and is not counted
 _NEWEST_WEIGHT = 0.3  # weight of the last answer's duration in the moving average that estimates the wait
 _FAILED = "Something went wrong in the model. Please try again."
 _SHUTTING_DOWN = "I am shutting down right now. Please try again in a moment."
@@ -36,7 +37,7 @@ class _Job:
     engine_id: str  # unlike request_id, never used twice
     request: ChatRequest
     stream: TokenStream
-    cost: int
+    cost: int | None = None  # None until the prompt is counted
     started_at: float = 0.0
     is_in_engine: bool = False
 
@@ -68,6 +69,7 @@ class InferenceLoop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sleeper: asyncio.Task[None] | None = None
         self._beside = ThreadPoolExecutor(1, "threadsight-beside-the-engine")  # one thread: starting, adding, unloading take turns
+        self._counting = ThreadPoolExecutor(1, "threadsight-counting")  # one thread: prompts are counted in their order
 
     @property
     def capabilities(self) -> ModelCapabilities:
@@ -112,30 +114,35 @@ class InferenceLoop:
     async def num_prompt_tokens(self, messages: Sequence[Message], system: str | None = None) -> int:
         """Length of a chat's prompt in tokens, pictures and system text included. The answer needs room in the context, too.
 
-        Raises ValueError unless the roles alternate and the last message is the user's; `RequestRefused` for a picture that the
-        model cannot take.
+        Raises ValueError unless the roles alternate and the last message is the user's; `PromptTooLong`, without counting, for what
+        is far too long; another `RequestRefused` for a picture that the model cannot take.
         """
-        return await asyncio.to_thread(self._engine.num_prompt_tokens, messages, system)
+        if self._is_closed:
+            raise ShuttingDown(_SHUTTING_DOWN)
+        self._check_size(messages, system)
+        return await asyncio.get_running_loop().run_in_executor(self._counting, self._engine.num_prompt_tokens, messages, system)
 
     def submit(self, request: ChatRequest) -> TokenStream:
         """Queue a request and return its stream at once. `max_new_tokens` may be lowered to what fits the context and the cache.
 
-        Raises `QueueFull`, `PromptTooLong`, `ShuttingDown`, another `RequestRefused`, or `EngineFailed`.
+        Raises `QueueFull`, `PromptTooLong` for what is far too long, `ShuttingDown`, another `RequestRefused`, or `EngineFailed`.
+        Whether the prompt fits is known a moment later: if not, the stream raises `PromptTooLong` before its first event.
         """
         if self._failure is not None:
             raise self._failure
         if not self._is_accepting:
             raise ShuttingDown(_SHUTTING_DOWN)
-        num_tokens, max_new_tokens, cost = self._measure(request)
-        if len(self._waiting) >= self._max_queue:
+        self._check_size(request.messages, request.system)
+        num_free = max(0, self._max_running - len(self._running))  # those that are being counted may take these
+        num_uncounted = sum(job.cost is None for job in self._waiting)
+        if len(self._waiting) - min(num_free, num_uncounted) >= self._max_queue:
             raise QueueFull("I am very busy right now, and my queue is full. Please try again in a little while.")
-        request = replace(request, sampling=replace(request.sampling, max_new_tokens=max_new_tokens))
-        stream = TokenStream(request.request_id, num_tokens, lambda: self._cancel(job))
-        job = _Job(f"{next(self._numbers)}", request, stream, cost)
+        stream = TokenStream(request.request_id, 0, lambda: self._cancel(job))
+        job = _Job(f"{next(self._numbers)}", request, stream)
         self._waiting.append(job)
         self._is_idle.clear()
         self._has_work.set()
-        self._advance()
+        self._in_background(self._count(job))
         return stream
 
     async def drain(self, timeout_seconds: float) -> bool:
@@ -163,7 +170,8 @@ class InferenceLoop:
             self._tasks.add(self._sleeper)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.get_running_loop().run_in_executor(self._beside, self._engine.stop)
-        await asyncio.to_thread(self._beside.shutdown)  # a lingering thread would keep the engine in memory
+        for executor in (self._beside, self._counting):
+            await asyncio.to_thread(executor.shutdown)  # a lingering thread would keep the engine in memory
 
     async def wait_failed(self) -> Never:
         """Wait until the engine breaks, then raise `EngineFailed`."""
@@ -171,20 +179,45 @@ class InferenceLoop:
         assert self._failure is not None
         raise self._failure
 
-    def _measure(self, request: ChatRequest) -> tuple[int, int, int]:
-        """Returns prompt tokens, most tokens of the answer, cache cost. Raises `RequestRefused` for what can never be answered."""
+    def _check_size(self, messages: Sequence[Message], system: str | None) -> None:
+        """Refuse what surely does not fit, before any work that grows with it. Raises `RequestRefused`."""
         capabilities = self.capabilities
-        num_images = sum(len(message.images) for message in request.messages)
+        if len(messages) > capabilities.context_length:  # each takes a token at least
+            raise PromptTooLong(max_tokens=capabilities.context_length - 1)
+        num_images = sum(len(message.images) for message in messages)
         if num_images > capabilities.max_images_per_chat:
             raise RequestRefused(f"I can look at {capabilities.max_images_per_chat} picture(s) in a chat, not {num_images}.")
-        max_prompt = capabilities.context_length - 1
-        num_characters = len(request.system or "") + sum(len(message.text) for message in request.messages)
+        num_characters = len(system or "") + sum(len(message.text) for message in messages)
         if num_characters > capabilities.context_length * _MAX_CHARACTERS_PER_TOKEN:
-            raise PromptTooLong(num_characters // 4, max_prompt)
+            raise PromptTooLong(max_tokens=capabilities.context_length - 1)
+
+    async def _count(self, job: _Job) -> None:
+        """Count a request's tokens, beside the event loop, so that it can begin. It fails if it can never be answered."""
+        try:
+            measured = await asyncio.get_running_loop().run_in_executor(self._counting, self._measure, job)
+        except Exception as error:
+            if not isinstance(error, ModelServerError):
+                _log.error("a prompt could not be counted: %s", type(error).__name__)
+            if job in self._waiting:
+                self._waiting.remove(job)
+            job.stream.fail(error if isinstance(error, ModelServerError) else EngineFailed(_FAILED))
+        else:
+            if measured is not None:
+                num_tokens, max_new_tokens, job.cost = measured
+                job.stream.put_num_prompt_tokens(num_tokens)
+                job.request = replace(job.request, sampling=replace(job.request.sampling, max_new_tokens=max_new_tokens))
+        self._advance()
+
+    def _measure(self, job: _Job) -> tuple[int, int, int] | None:
+        """Returns prompt tokens, most tokens of the answer, cache cost; None if the request has ended. Blocks. Raises
+        `RequestRefused` for what can never be answered."""
+        if job.stream.is_ended:
+            return None
+        request, context_length = job.request, self.capabilities.context_length
         num_tokens = self._engine.num_prompt_tokens(request.messages, request.system)
-        if num_tokens > max_prompt:
-            raise PromptTooLong(num_tokens, max_prompt)
-        max_new_tokens = min(request.sampling.max_new_tokens, capabilities.context_length - num_tokens)
+        if num_tokens >= context_length:
+            raise PromptTooLong(num_tokens, context_length - 1)
+        max_new_tokens = min(request.sampling.max_new_tokens, context_length - num_tokens)
         capacity = self._engine.cache_capacity
         # A small cache may shorten the answer, but not to nothing.
         while max_new_tokens > 1 and self._engine.cache_cost(num_tokens, max_new_tokens) > capacity:
@@ -197,12 +230,14 @@ class InferenceLoop:
     def _advance(self) -> None:
         """Start the requests that can run, and tell the others their positions."""
         while self._is_loaded and self._waiting and len(self._running) < self._max_running:
-            free = self._engine.cache_capacity - sum(job.cost for job in self._running.values())
-            if self._waiting[0].cost > free:
+            free = self._engine.cache_capacity - sum(job.cost or 0 for job in self._running.values())
+            cost = self._waiting[0].cost
+            if cost is None or cost > free:
                 break
             self._begin(self._waiting.popleft())
         for position, job in enumerate(self._waiting, 1):
-            job.stream.put_queued(Queued(position, self._estimate(position), is_loading=not self._is_loaded))
+            if job.cost is not None:
+                job.stream.put_queued(Queued(position, self._estimate(position), is_loading=not self._is_loaded))
         if not self._waiting and not self._running:
             self._is_idle.set()
 
@@ -248,7 +283,10 @@ class InferenceLoop:
         job.stream.put_queued(None)
         job.started_at = asyncio.get_running_loop().time()
         self._running[job.engine_id] = job
-        task = asyncio.create_task(self._add(job))
+        self._in_background(self._add(job))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

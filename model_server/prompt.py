@@ -11,6 +11,9 @@ out, or renders it as another role's message, it goes before the first question.
 messages' texts, and each stretch between special tokens is encoded separately. So a longer chat's prompt starts with exactly the
 ids of the shorter one's, an answer's ids are those that the model generated (kept, never re-encoded), and what people write never
 becomes a special token: a question that contains "</s>" or "<image>" is ordinary text.
+
+The work grows with the length of the chat, and no faster: the template is rendered once for the whole chat, and for short chats
+that have the surroundings of an answer.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ _MARK = re.compile("\ue000([0-9]+|system)\ue001")  # marks a message's text in a
 _SYSTEM_MARK = "\ue000system\ue001"
 _AFTER_SPECIAL = "\ufdd0\ufdd1"  # replaces any special token before a stretch of text; noncharacters, which nobody writes
 _AFTER_WORD = "a"
-_LAST_WORD = re.compile(r"\S*\s*\Z")
+_NUM_AROUND = 3  # messages before an answer that decide what its template writes there: a question, an answer, its own question
 
 _Shape = tuple[tuple[Role, int], ...]  # each message's role and number of pictures
 
@@ -103,8 +106,8 @@ class PromptTemplate:
         self._plain = _without_added_tokens(tokenizer)
         # What the tokenizer puts before every text.
         self._opening_ids = [i for i in tokenizer.encode("") if i == tokenizer.bos_token_id]
-        # Every turn repeats all earlier segments, so only the new ones are rendered and encoded.
-        self._render = lru_cache(maxsize=512)(self._render_shape)
+        # Every turn repeats all earlier segments, so only the new ones are encoded.
+        self._opening = lru_cache(maxsize=512)(self._opening_gaps)
         self._encode_short = lru_cache(maxsize=2048)(self._encode_text)
         self._can_keep = lru_cache(maxsize=512)(self._spells)
         probe = (Message(Role.USER, "a"), Message(Role.ASSISTANT, "b"), Message(Role.USER, "c"))
@@ -135,9 +138,9 @@ class PromptTemplate:
         messages, system = self._placed(messages, system)
         images = iter([image for message in messages for image in message.images])
         parts: list[tuple[int, ...] | Image] = []
-        writes_bos = self._render(_shape(messages), system is not None).startswith(str(self._tokenizer.bos_token))
-        ids: list[int] = [] if writes_bos else [*self._opening_ids]
-        for piece in self._pieces(messages, system):
+        rendered = self._render(_shape(messages), system is not None)
+        ids: list[int] = [] if rendered.startswith(str(self._tokenizer.bos_token)) else [*self._opening_ids]
+        for piece in self._pieces(rendered, messages, system):
             if piece is None:
                 parts += [tuple(ids), next(images)]
                 ids = []
@@ -153,9 +156,9 @@ class PromptTemplate:
             return messages, system
         return (replace(messages[0], text=f"{system}\n\n{messages[0].text}"), *messages[1:]), None
 
-    def _pieces(self, messages: Sequence[Message], system: str | None) -> Iterator[tuple[int, ...] | None]:
+    def _pieces(self, rendered: str, messages: Sequence[Message], system: str | None) -> Iterator[tuple[int, ...] | None]:
         """The prompt in order: ids, or None for a picture."""
-        rendered = self._render(_shape(messages), system is not None)
+        shape, gaps, num_texts = _shape(messages), _gaps(rendered), 0
         context, text, start = "", "", 0
         is_trimmed = False
         for match in re.finditer(f"{_MARK.pattern}|{self._special.pattern}", rendered):
@@ -174,33 +177,51 @@ class PromptTemplate:
                 elif index is not None:
                     yield (index,)
                 continue
+            num_texts += 1
             if match[1] == "system":
                 text += system or ""
                 continue
             message, number = messages[int(match[1])], int(match[1])
             written = message.text.strip()
             # An answer goes where it was generated: after the end of that turn's prompt. Templates may put other spaces there.
-            opening = self._render(_shape(messages[:number]), system is not None) if message.role is Role.ASSISTANT else ""
-            stem, head = opening.rstrip(), rendered[: match.start()]
-            if not stem or not head.startswith(stem) or head[len(stem) :].strip():
+            spaces = self._spaces_before(gaps, num_texts, shape, number, system is not None)
+            if spaces is None:
                 text += written
                 continue
-            text = text.removesuffix(head[len(stem) :]) + opening[len(stem) :]
+            here, there = spaces
+            text = text.removesuffix(here) + there
             yield self._encode(context, text)
             if message.token_ids is not None and self._can_keep(message.token_ids, written):
                 yield _without_end(message.token_ids, self._eos_ids)
             elif written:
-                last_word = _LAST_WORD.search(text)
-                space = head.removeprefix(opening) if head.startswith(opening) else ""
-                yield self._encode(last_word[0] if last_word else "", space + written)
+                space = here.removeprefix(there) if here.startswith(there) else ""
+                yield self._encode(_last_word(text), space + written)
             context, text = _AFTER_WORD, ""
         rest = rendered[start:]
         yield self._encode(context, text + (rest.lstrip() if is_trimmed else rest))
 
+    def _spaces_before(self, gaps: Sequence[str], end: int, shape: _Shape, number: int, has_system: bool) -> tuple[str, str] | None:
+        """The spaces before the answer `number`: in this prompt, where `gaps[:end]` are before it, and in the prompt that it
+        answered. None for a question, and if the two prompts differ in more than that."""
+        if shape[number][0] is not Role.ASSISTANT:
+            return None
+        # Rendering each answer's whole prompt would be work that grows with the square of the chat. A template writes a message by
+        # what is around it and by how the chat begins, so what is between these two is left out.
+        is_whole = number <= 2 + _NUM_AROUND
+        opening = self._opening(shape[:number] if is_whole else shape[:2] + shape[number - _NUM_AROUND : number], has_system)
+        *earlier, here = gaps[:end] if is_whole else gaps[end - 1 - _NUM_AROUND : end]
+        there = opening[-1]
+        if earlier != (opening[:-1] if is_whole else opening[-1 - _NUM_AROUND : -1]) or here.rstrip() != there.rstrip():
+            return None
+        return here[len(here.rstrip()) :], there[len(there.rstrip()) :]
+
+    def _opening_gaps(self, shape: _Shape, has_system: bool) -> list[str]:
+        return _gaps(self._render(shape, has_system))
+
     def _writes_system(self, shape: _Shape) -> bool:
         """Whether the template writes a system message once, before all others, and not like a message of another role."""
         try:
-            rendered = self._render_shape(shape, True)
+            rendered = self._render(shape, True)
         except (TemplateError, TypeError):
             return False
         marks = ["system", *(str(number) for number in range(len(shape)))]
@@ -208,11 +229,11 @@ class PromptTemplate:
             return False
         for role in Role:
             with contextlib.suppress(TemplateError, TypeError):
-                if self._render_shape(shape, True, str(role)) == rendered:
+                if self._render(shape, True, str(role)) == rendered:
                     return False
         return True
 
-    def _render_shape(self, shape: _Shape, has_system: bool = False, system_role: str = "system") -> str:
+    def _render(self, shape: _Shape, has_system: bool = False, system_role: str = "system") -> str:
         chat: list[Any] = [{"role": system_role, "content": self._system_content}] if has_system else []
         for number, (role, num_images) in enumerate(shape):
             text = {"type": "text", "text": f"\ue000{number}\ue001"}
@@ -244,7 +265,8 @@ class PromptTemplate:
         """Whether the ids decode to the text. If not, they came from another tokenizer, or may even be a picture's."""
         ids = list(token_ids)
         image, _ = self._added.get(self._image_token, (None, None))
-        if image in ids or not self._eos_ids.isdisjoint(ids[:-1]) or not all(0 <= i < len(self._tokenizer) for i in ids):
+        num_known = len(self._tokenizer)
+        if image in ids or not self._eos_ids.isdisjoint(ids[:-1]) or not all(0 <= i < num_known for i in ids):
             return False
         return decode(self._tokenizer, ids).strip() == text
 
@@ -259,6 +281,17 @@ def _without_added_tokens(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 def _without_end(ids: tuple[int, ...], eos_ids: set[int]) -> tuple[int, ...]:
     return ids[:-1] if ids and ids[-1] in eos_ids else ids
+
+
+def _gaps(rendered: str) -> list[str]:
+    """What a template wrote before each text, and after the last one."""
+    return _MARK.split(rendered)[::2]
+
+
+def _last_word(text: str) -> str:
+    """The last word, with the spaces behind it."""
+    words = text.rsplit(maxsplit=1)
+    return text[len(text.rstrip()) - len(words[-1]) :] if words else text
 
 
 def _shape(messages: Sequence[Message]) -> _Shape:

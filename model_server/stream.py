@@ -15,7 +15,8 @@ from model_server.types import Delta, Finished, FinishReason, Queued, StreamEven
 class TokenStream:
     """An async iterator over `Queued` events, then `Delta` events, then one `Finished`.
 
-    Iterating raises a `ModelServerError` when the answer fails. `num_prompt_tokens` and `on_cancel` come from the inference loop.
+    Iterating raises a `ModelServerError` when the answer fails. `num_prompt_tokens` (0 until counted) and `on_cancel` come from the
+    inference loop.
 
     Leaving it as a context manager cancels the answer. Use it on the event loop's thread only.
     """
@@ -77,6 +78,10 @@ class TokenStream:
         return Delta("".join(self._text[num_texts:]), tuple(self._token_ids[num_ids:]))
 
     # Called by the inference loop.
+
+    def put_num_prompt_tokens(self, num_prompt_tokens: int) -> None:
+        """Set the length of the prompt in tokens, once it is counted."""
+        self._num_prompt_tokens = num_prompt_tokens
 
     def put_queued(self, queued: Queued | None) -> None:
         """Set the newest queue position; None when the request leaves the queue."""

@@ -158,7 +158,6 @@ class CompletionServer:
         messages, system = await read_messages(request.chat, self._fetch, self._max_image_bytes, max_images, request.chat_param)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
         chat = ChatRequest(form.answer_id, self._known_answers.restore(messages, system), sampling, system)
-        await self._model.num_prompt_tokens(chat.messages, chat.system)  # so that counting is fast in `submit`
 
         def remember(end: Finished, text: str) -> None:
             self._known_answers.remember(chat.messages, end.text, end.token_ids, chat.system)

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,29 @@ def _find_binaries() -> Path | None:
     return Path(on_path).parent if on_path else None
 
 
+@dataclass
+class PostgresServer:
+    """A server of its own, which a test may stop and start again. `url` has no database name."""
+
+    url: str
+    _control: list[str]
+    _options: list[str]
+    _run: dict[str, Any]
+
+    def start(self) -> None:
+        subprocess.run([*self._control, *self._options, "start"], **self._run)
+
+    def stop(self) -> None:
+        subprocess.run([*self._control, "-m", "immediate", "stop"], **self._run)
+
+
 @contextlib.contextmanager
-def _postgres_server(binaries: Path) -> Iterator[str]:
+def _postgres_server() -> Iterator[PostgresServer]:
+    binaries = _find_binaries()
+    if binaries is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("PostgreSQL must be installed where CI=true")
+        pytest.skip("PostgreSQL is not installed")
     as_owner: list[str] = []
     with tempfile.TemporaryDirectory(prefix="threadsight-postgres-") as folder:
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -47,27 +69,30 @@ def _postgres_server(binaries: Path) -> Iterator[str]:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         data = f"{folder}/data"
-        run = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL, "timeout": 120}
-        subprocess.run([*as_owner, str(binaries / "initdb"), "-D", data, "-U", "tester", "-A", "trust", "-N", "-E", "UTF8"], **run)  # type: ignore[call-overload]
+        run: dict[str, Any] = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL, "timeout": 120}
+        subprocess.run([*as_owner, str(binaries / "initdb"), "-D", data, "-U", "tester", "-A", "trust", "-N", "-E", "UTF8"], **run)
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
         control = [*as_owner, str(binaries / "pg_ctl"), "-D", data, "-w"]
-        subprocess.run([*control, "-l", f"{folder}/log", "-o", options, "start"], **run)  # type: ignore[call-overload]
+        server = PostgresServer(f"postgresql://tester@127.0.0.1:{port}", control, ["-l", f"{folder}/log", "-o", options], run)
+        server.start()
         try:
-            yield f"postgresql://tester@127.0.0.1:{port}"
+            yield server
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]
+            server.stop()
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The URL of a fresh server, without a database name."""
-    binaries = _find_binaries()
-    if binaries is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("PostgreSQL must be installed where CI=true")
-        pytest.skip("PostgreSQL is not installed")
-    with _postgres_server(binaries) as url:
-        yield url
+    with _postgres_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """A server that nobody else uses, running; the test leaves it so."""
+    with _postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import socket
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from adapters.base import Finding
 from adapters.web.settings import WebSettings
 from bot.config import Settings
+from bot.database_file import lock
 from bot.doctor import examine
 from bot.store import Store
 from tests.llava_7b import llava_7b_config
@@ -43,7 +47,49 @@ async def test_a_damaged_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "data" / "threadsight.db").write_bytes(b"no database" * 1000)
     found = (await findings(tmp_path))["Database"]
     assert not found.is_good
-    assert "file is not a database" in found.sentence
+    assert "is damaged: it is no database" in found.sentence
+    assert "backup" in found.sentence
+
+
+async def test_a_database_that_was_cut_off_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "threadsight.db"
+    store = await Store.open(f"sqlite+aiosqlite:///{path}")
+    await store.close()
+    with path.open("r+b") as file:
+        file.truncate(8192)
+    found = (await findings(tmp_path))["Database"]
+    assert not found.is_good
+    assert "is damaged" in found.sentence
+
+
+async def test_a_database_that_is_missing_under_a_running_program_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "threadsight.db"
+    store = await Store.open(f"sqlite+aiosqlite:///{path}")
+    with closing(lock(tmp_path / "data") or io.BytesIO()):
+        assert (await findings(tmp_path))["Database"].is_good
+        path.unlink()
+        found = (await findings(tmp_path))["Database"]
+        assert not found.is_good
+        assert "was deleted while threadsight uses it" in found.sentence
+    await store.close()
+    assert "will be made" in (await findings(tmp_path))["Database"].sentence
+
+
+@pytest.mark.parametrize("name", ["a#b", "with spaces & ümlaut"])
+async def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / "data" / "threadsight.db"
+    await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+    assert path.stat().st_size > 0
+    assert (await findings(tmp_path / name))["Database"].sentence == f"{path} can be opened."
+
+
+async def test_a_disk_with_little_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'data' / 'threadsight.db'}")).close()
+    monkeypatch.setattr("bot.doctor.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
+    found = await findings(tmp_path)
+    assert not found["Data"].is_good
+    assert not found["Database"].is_good
+    assert "has 1 MB left" in found["Database"].sentence
 
 
 async def test_a_data_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
@@ -58,7 +104,7 @@ async def test_a_database_server_that_is_away_is_told_without_its_password(tmp_p
         port = free.getsockname()[1]
     found = (await findings(tmp_path, database_url=f"postgresql://me:hunter2@127.0.0.1:{port}/chats"))["Database"]
     assert not found.is_good
-    assert f"me:***@127.0.0.1:{port}/chats cannot be opened" in found.sentence
+    assert f"me:***@127.0.0.1:{port}/chats cannot be reached" in found.sentence
 
 
 async def test_a_model_that_does_not_fit_is_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

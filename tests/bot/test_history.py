@@ -100,3 +100,30 @@ async def test_counts_few_times_however_long_the_chat_is() -> None:
     fitted = await fit_history(exchanges, 200, count)
     assert 0 < fitted.num_dropped < 1_000
     assert calls <= 13
+
+
+@pytest.mark.parametrize("has_limit", [True, False])
+async def test_the_work_grows_with_what_fits_and_with_one_look_at_the_chat(has_limit: bool) -> None:
+    """Not with the chat's length for each count; nor at all, where the model refuses to count what is far too long."""
+    counted: list[int] = []
+
+    async def count(messages: Sequence[Message]) -> int:
+        if has_limit and len(messages) > 1_000:
+            raise PromptTooLong
+        counted.append(len(messages))
+        return _num_tokens(messages)
+
+    exchanges = [Exchange("q" * 5, (_image(0),) if n == 0 else (), "a" * 5, ()) for n in range(100_000)] + [Exchange("q")]
+    fitted = await fit_history(exchanges, 1_200, count)
+    assert len(fitted.messages) in range(190, 202)
+    whole = [] if has_limit else [len(to_messages(exchanges, 0))]
+    assert counted[: len(whole)] == whole
+    assert sum(counted[len(whole) :]) <= 16 * len(fitted.messages)
+
+
+async def test_a_question_that_the_model_does_not_even_count_is_too_long() -> None:
+    async def count(messages: Sequence[Message]) -> int:
+        raise PromptTooLong
+
+    with pytest.raises(PromptTooLong):
+        await fit_history([Exchange("q", answer="a"), Exchange("q")], 100, count)

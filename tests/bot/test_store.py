@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from adapters.base import AnswerStatus, ThreadKey
 from bot.database import StoreError
 from bot.limits import OWNER
-from bot.schema import Row, clean
+from bot.schema import ChatRow, Row, clean
 from bot.store import Store, shorten
 from tests.bot.doubles import image, thread
 
@@ -123,12 +123,25 @@ async def test_everything_is_there_after_opening_again(store_url: str) -> None:
 
 
 async def test_the_same_message_is_stored_once(store: Store) -> None:
+    """Also if the answer to its commit was lost, so that it is stored again."""
+    once = await store.add_turn(thread(), "m1", "Once", images=[image()])
+    assert await store.add_turn(thread(), "m1", "Once", images=[image()]) == once
+    assert await store.add_turn(thread("elsewhere"), "m1", "Twice") == once
+    assert await store.read_turns(thread()) == [once]
+    assert await store.read_chat(thread("elsewhere")) is None
+
+
+async def test_an_error_does_not_quote_what_was_written(store: Store) -> None:
     await store.add_turn(thread(), "m1", "Once")
+    key = {"platform": "test", "workspace": "workspace", "channel": "channel", "thread": "one"}
+
+    async def store_it_twice() -> None:
+        async with store.writing() as session:
+            await session.execute(sa.insert(ChatRow).values(**key, title="My private question", updated_at=datetime.now(UTC)))
+
     with pytest.raises(sa.exc.IntegrityError) as caught:
-        await store.add_turn(thread("elsewhere"), "m1", "My private question")
+        await store_it_twice()
     assert "private" not in str(caught.value)  # errors go to the log, message texts do not
-    assert [turn.question for turn in await store.read_turns(thread())] == ["Once"]
-    assert await store.read_chat(thread("elsewhere")) is None  # no half of it
 
 
 async def test_chats_are_listed_newest_first_without_turns(store: Store) -> None:
@@ -240,7 +253,7 @@ async def test_a_newer_database_is_refused_and_left_alone(tmp_path: Path) -> Non
 async def test_what_is_not_a_database_is_told(tmp_path: Path) -> None:
     path = tmp_path / "chats.db"
     path.write_bytes(b"this is not a database, however long one looks at it" * 100)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(StoreError, match="it is no database"):
         await Store.open(f"sqlite+aiosqlite:///{path}")
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -252,7 +265,7 @@ async def test_an_unreachable_server_is_told_without_the_password() -> None:
     with pytest.raises(StoreError) as caught:
         await Store.open("postgresql+asyncpg://me:hunter2@127.0.0.1:1/none")
     assert "hunter2" not in str(caught.value)
-    assert "cannot be opened" in str(caught.value)
+    assert "cannot be reached" in str(caught.value)
 
 
 _any_text = st.text(st.characters(exclude_categories=()), max_size=60)
@@ -325,3 +338,43 @@ async def test_one_program_at_a_time_has_a_database_that_hosts_share(store_url: 
     finally:
         await first.close()
         await second.close()
+
+
+async def test_what_the_model_sees_of_a_thread_begins_with_the_newest_start(store: Store) -> None:
+    red, blue, green = image("red"), image("blue"), image("green")
+    turns = [
+        await store.add_turn(thread(), name, name, images=images, is_start=is_start)
+        for name, images, is_start in [
+            ("before any", [], False),
+            ("red", [red], True),
+            ("about red", [], False),
+            ("blue", [blue], True),
+            ("and green", [green], False),
+            ("about both", [], False),
+        ]
+    ]
+    await store.add_turn(thread("other"), "elsewhere", "?", images=[red], is_start=True)
+    seen = [[other.question for other in await store.turns_since_start(turn)] for turn in turns]
+    assert seen == [
+        ["before any"],
+        ["red"],
+        ["red", "about red"],
+        ["blue"],
+        ["blue", "and green"],
+        ["blue", "and green", "about both"],
+    ]
+    before = [await store.images_in_chat(thread(), turn.turn_id) for turn in turns]
+    assert before == [set(), set(), {red.sha256}, {red.sha256}, {blue.sha256}, {blue.sha256, green.sha256}]
+    assert await store.images_in_chat(thread()) == {blue.sha256, green.sha256}
+    assert await store.images_in_chat(thread("nowhere")) == set()
+    assert await store.last_turn(thread()) == turns[-1]
+    assert await store.last_turn(thread("nowhere")) is None
+
+
+async def test_pictures_before_any_start_are_seen_as_well(store: Store) -> None:
+    """As when the turn that started the chat was deleted."""
+    red = image("red")
+    await store.add_turn(thread(), "m1", "?", images=[red])
+    last = await store.add_turn(thread(), "m2", "?")
+    assert await store.images_in_chat(thread()) == {red.sha256}
+    assert len(await store.turns_since_start(last)) == 2

@@ -246,9 +246,9 @@ async def test_a_full_house_waits_in_order(random_llava: Path) -> None:
 async def test_what_never_fits_is_refused_and_the_engine_lives_on(random_llava: Path, image: MakeImage) -> None:
     async with running(random_llava, cache_tokens=96) as (loop, _):
         with pytest.raises(PromptTooLong):
-            loop.submit(ChatRequest("big", (Message(Role.USER, "how many? " * 40),)))
+            await ask(loop, Message(Role.USER, "how many? " * 40))
         with pytest.raises(PromptTooLong):
-            loop.submit(ChatRequest("context", (Message(Role.USER, "中" * 600),)))
+            await ask(loop, Message(Role.USER, "中" * 600))
         for _ in range(3):
             finished = await ask(loop, Message(Role.USER, "how many?", (image("red"),)), max_new_tokens=300)
             assert finished.reason is FinishReason.LENGTH

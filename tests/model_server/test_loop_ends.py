@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -147,6 +148,9 @@ async def test_how_many_are_taken_unless_somebody_says_otherwise(engine: Scripte
     await loop.start()
     for _ in range(16 + 64):
         loop.submit(request())
+    with pytest.raises(QueueFull):
+        loop.submit(request())
+    await settle(loop)
     assert (loop.num_running, loop.num_waiting) == (16, 64)
     with pytest.raises(QueueFull):
         loop.submit(request())
@@ -163,11 +167,18 @@ async def test_where_the_limits_of_a_prompt_are(loop: InferenceLoop, engine: Scr
         return count(messages, system)
 
     engine.num_prompt_tokens = counting  # type: ignore[method-assign]
-    for length, num_tokens in ((100, 100), (2_400, 2_400), (2_401, 600), (8_000, 2_000)):
+    for length in (100, 12_800):
         with pytest.raises(PromptTooLong) as caught:
-            loop.submit(request("x" * length))
-        assert (caught.value.num_tokens, caught.value.max_tokens) == (num_tokens, 99)
-    assert counted == [100, 2_400]  # what cannot fit, however few tokens it has, is not even counted
+            await collect(loop.submit(request("x" * length)))
+        assert (caught.value.num_tokens, caught.value.max_tokens) == (length, 99)
+    system = replace(request("x" * 12_000), system="y" * 801)
+    many = ChatRequest("id", (Message(Role.USER, ""), Message(Role.ASSISTANT, "")) * 50 + (Message(Role.USER, ""),))
+    for far_too_long in (request("x" * 12_801), system, many):
+        with pytest.raises(PromptTooLong, match=r"^This is too long for me\. Please"):  # without a number that nobody counted
+            loop.submit(far_too_long)
+        with pytest.raises(PromptTooLong):
+            await loop.num_prompt_tokens(far_too_long.messages, far_too_long.system)
+    assert counted == [100, 12_800]  # what cannot fit, however few tokens it has, is not even counted
     image = Image(b"", "image/png", "0", 1, 1)
     with pytest.raises(RequestRefused, match=r"^I can look at 1 picture\(s\) in a chat, not 2\.$"):
         loop.submit(ChatRequest("id", (Message(Role.USER, "which?", (image,)), Message(Role.USER, "that?", (image,)))))
