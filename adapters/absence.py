@@ -7,16 +7,17 @@ mark never passes a message that is not accepted yet, so that a message that wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from adapters.backlog import Backlog
 from adapters.backoff import growing_waits, until_reached
-from adapters.base import ThreadHandler
-from adapters.mailbox import Conversation
+from adapters.base import ThreadHandler, ThreadKey
+from adapters.mailbox import Conversation, Mailboxes
 from adapters.post import Platform, Post
 from adapters.routing import Begins, Continues, Router
 from adapters.screen import Screen
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 
 MARK_SECONDS = 20.0
 MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; a message found twice is answered once
+MAX_HELD_SECONDS = 20.0  # longer than that a conversation does not wait until we know whether anything was missed in it
 _MARK = "seen_until"
-_FORGOTTEN = "forgotten_until"
 _MAX_AT_ONCE = 2
 _MAX_LOOKS = 4  # afterwards the next connection tries again
 
@@ -101,8 +102,12 @@ class Mark:
 
 
 class Absence:
-    """Keeps the mark, and catches up after an absence. `posted` takes a post as if it had just arrived; `take` puts one into its
-    mailbox and returns when it was handled."""
+    """Keeps the mark, and catches up after an absence. `posted` takes a post as if it had just arrived; `make_up` puts one into its
+    mailbox and returns when its answer is shown.
+
+    What is said in a conversation comes after what was missed there: its posts are held as long as it is not known what was missed,
+    and where something was, until that is made up for.
+    """
 
     def __init__(
         self,
@@ -110,18 +115,20 @@ class Absence:
         handler: ThreadHandler,
         router: Router,
         backlog: Backlog,
+        mailboxes: Mailboxes,
         screen: Screen,
         posted: Callable[[Post], None],
-        take: Callable[[Post], Awaitable[None]],
+        make_up: Callable[[Post], Awaitable[None]],
         catch_up: CatchUp,
     ) -> None:
         self._platform = platform
         self._handler = handler
         self._router = router
         self._backlog = backlog
+        self._mailboxes = mailboxes
         self._screen = screen
         self._posted = posted
-        self._take = take
+        self._make_up = make_up
         self._catch_up = catch_up
         self._mark = Mark(platform.name, handler, backlog.oldest)
         self._read_missed: ReadMissed | None = None
@@ -129,39 +136,32 @@ class Absence:
         self._has_resumed = False
         self._is_away = True
         self._has_read_mark = False  # only then it is known what must not be passed
-        self._forgotten_at: datetime | None = None
-        self._answering_left: set[Conversation] = set()
+        self._holds = False
+        self._behind: set[Conversation] = set()  # where something was missed that is not made up for yet
 
     def begin(self) -> None:
         """From now on messages may be missed."""
-        self._is_away = True
+        self._is_away = self._holds = True
         self._mark.stop()
 
     def end(self) -> None:
         """From now on no message is missed."""
         self._is_away = False
+        self._stop_holding()
         if self._has_read_mark:
             self._mark.move_on()
 
-    def pass_over(self, post: Post) -> None:
-        """The post is not for us at this time."""
-        if self._has_read_mark and not self._is_away:  # before that it may follow on something that was missed
-            self._backlog.pass_over(post)
-
-    async def do_not_look_back(self) -> None:
-        """Something was deleted on request: earlier questions must not be found as missed and asked again."""
-        self._forgotten_at = datetime.now(UTC)
-        await self._note_forgotten(self._forgotten_at)
-
-    async def _note_forgotten(self, at: datetime) -> None:
-        until = min(at, self._backlog.oldest() or at)  # so that open messages are not lost
-        await self._handler.write_note(self._platform.name, _FORGOTTEN, until.isoformat())
+    def expect(self, post: Post, conversation: Conversation) -> None:
+        """The post has arrived: hold its conversation if something may have been missed there, as in none that begins with it."""
+        if self._holds and (post.thread is not None or post.is_direct or post.reply_to is not None):
+            self._mailboxes.hold(conversation)
 
     async def make_up_for(self, read_missed: ReadMissed) -> None:
         """Catch up after the absence; see `Dispatcher.online`."""
         self._read_missed = read_missed
         self._is_away = self._has_read_mark = False
-        async with self._coming_online:
+        self._holds = True
+        async with self._coming_online, self._holding():
             since = await self._missed_since()
             with self._backlog.catching_up(since) as passed_over:
                 self._has_read_mark = True
@@ -172,43 +172,44 @@ class Absence:
                     self._has_resumed = True
                 if since is not None:
                     await self._look_back(since)
-            if self._forgotten_at is not None:
-                await self._note_forgotten(self._forgotten_at)  # which was not possible while catching up
         for post in passed_over:  # they may continue a chat that was only answered now
             self._posted(post)
-        for conversation in self._backlog.conversations_left():
-            await self.answer_left(conversation)
 
-    async def answer_left(self, conversation: Conversation) -> None:
-        """Read back the posts that did not fit into the mailbox, and answer them in order until none is left."""
-        if self._read_missed is None or conversation in self._answering_left:
-            return
-        self._answering_left.add(conversation)
-        waits = growing_waits()
+    async def look_again(self) -> None:
+        """Make up for what was left of more conversations than could be kept, as for what was missed."""
+        async with self._coming_online:
+            since = self._backlog.given_up_since
+            if since is not None and self._read_missed is not None:
+                with self._backlog.catching_up(since):
+                    await self._look_back(since)
+
+    @contextlib.asynccontextmanager
+    async def _holding(self) -> AsyncIterator[None]:
+        """A context in which posts are held that may follow on what was missed: until that is known, or took too long."""
+        self._holds = True
+        stop = asyncio.get_running_loop().call_later(MAX_HELD_SECONDS, self._stop_holding)
         try:
-            while left := self._backlog.left_in(conversation):
-                try:
-                    missed = await self._read(min(left.values()))
-                except Exception as error:
-                    log.warning("What was left on %s could not be read back (%s).", self._platform.name, type(error).__name__)
-                    missed = Missed(is_complete=False)
-                found = [post for post in _oldest_first(missed.posts) if (post.workspace, post.message_id) in left]
-                await self._answer_all(found)
-                self._backlog.let_go(conversation, [(post.workspace, post.message_id) for post in found])
-                if not missed.is_complete:
-                    await asyncio.sleep(next(waits))
-                elif not found:
-                    log.warning("%d messages on %s that were left are gone.", len(left), self._platform.name)
-                    self._backlog.let_go(conversation, left)
+            yield
         finally:
-            self._answering_left.discard(conversation)
+            stop.cancel()
+            self._stop_holding()
+
+    def _stop_holding(self) -> None:
+        """Let all conversations go on where nothing is known to be missed."""
+        self._holds = False
+        for conversation in self._mailboxes.held() - self._behind:
+            self._mailboxes.release(conversation)
 
     async def _look_back(self, since: datetime) -> None:
         """Answer what was missed since then. Retries what cannot be read just now, and raises TryLater in the end."""
         waits = growing_waits()
         for _ in range(_MAX_LOOKS):
             missed = await until_reached(partial(self._read, since), self._platform.name)
-            num_answered = await self._answer_missed(missed.posts)
+            try:
+                num_answered = await self._answer_missed(missed.posts)
+            finally:
+                self._behind.clear()
+                self._stop_holding()
             if num_answered:
                 log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
             if missed.is_complete:
@@ -220,16 +221,19 @@ class Absence:
     async def _read(self, since: datetime) -> Missed:
         """Read through the newest connection, which may be another one than when the reading began."""
         assert self._read_missed is not None
-        return await self._read_missed(since)
+        try:
+            return await self._read_missed(since)
+        except BaseException:
+            self._stop_holding()
+            raise
 
     async def _missed_since(self) -> datetime | None:
         """Since when messages may have been missed; None if we were never connected before."""
-        mark = await self._mark.read()
+        mark, now = await self._mark.read(), datetime.now(UTC)
         if mark is None:
             return None
-        forgotten = await self._handler.read_note(self._platform.name, _FORGOTTEN)
-        forgotten_until = mark if forgotten is None else datetime.fromisoformat(forgotten)
-        return max(mark, forgotten_until, datetime.now(UTC) - self._catch_up.max_age)
+        oldest = now - self._catch_up.max_age
+        return oldest if mark > now else max(mark, oldest)  # a mark in the future was written by a clock that was wrong
 
     async def _resume(self) -> None:
         """Show the answers that are not known to be delivered."""
@@ -245,43 +249,65 @@ class Absence:
 
     async def _answer_missed(self, posts: Iterable[Post]) -> int:
         """Answer those posts that are for us, oldest first and a few at a time, up to the limit. Returns how many."""
-        left, num_answered = self._catch_up.recent(posts), 0
-        while ours := [post for post in left if await self._is_missed(post)]:
+        recent = [post for post in self._catch_up.recent(posts) if not self._is_left(post)]
+        left, num_answered = recent, 0
+        while ours := [post for post in left if await self._is_missed(post, recent)]:
             chosen = self._catch_up.newest(ours, num_answered)
             for post in ours[: len(ours) - len(chosen)]:
                 self._router.has_taken(post)  # it stays unanswered, also when we look back again
-            await self._answer_all(chosen)
+            left = [post for post in left if post not in ours]  # replies to them are for us then
+            await self._answer_all(chosen, {self._router.conversation_of(post) for post in left})
             num_answered += len(chosen)
-            left = [post for post in left if post not in ours]  # replies to them are for us now
         return num_answered
 
-    async def _answer_all(self, posts: Sequence[Post]) -> None:
-        """Answer a few conversations at a time, and the posts of each in order."""
+    def _is_left(self, post: Post) -> bool:
+        """Whether it belongs to what a full mailbox left, and will be read back with that. It does, if anything is left there."""
+        conversation = self._router.conversation_of(post)
+        if self._backlog.has_left(conversation):
+            self._backlog.leave(conversation, post)
+            return True
+        return False
+
+    async def _answer_all(self, posts: Sequence[Post], unfinished: Collection[Conversation]) -> None:
+        """Answer a few conversations at a time, and the posts of each in order. In the `unfinished` ones more may follow."""
         slots = asyncio.Semaphore(_MAX_AT_ONCE)
         conversations: dict[Conversation, list[Post]] = {}
         for post in posts:
-            conversations.setdefault((post.workspace, post.conversation), []).append(post)
+            conversations.setdefault(self._router.conversation_of(post), []).append(post)
+        self._behind |= conversations.keys()
+        for conversation in conversations:
+            self._mailboxes.hold(conversation)
+        self._stop_holding()
 
         async def answer(conversation: Conversation) -> None:
             for post in conversations[conversation]:
                 async with slots:
                     try:
-                        await self._take(post)
-                        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
-                        if turn is not None:
-                            await self._screen.wait_shown(turn.turn_id)
-                    except Exception:
-                        log.exception("A message on %s that is made up for could not be dealt with.", self._platform.name)
+                        await self._make_up(post)
+                    except Exception as error:
+                        name, where = type(error).__name__, self._platform.name
+                        log.warning("A message on %s that is made up for could not be dealt with (%s).", where, name)
+            if conversation not in unfinished:
+                self._behind.discard(conversation)
+                self._mailboxes.release(conversation)
 
         await asyncio.gather(*(answer(conversation) for conversation in conversations))
 
-    async def _is_missed(self, post: Post) -> bool:
-        return (
-            not post.is_command
-            and not self._backlog.was_not_ours(post)
-            and isinstance(await self._router.route(post), Begins | Continues)
-        )
+    async def _is_missed(self, post: Post, posts: Sequence[Post]) -> bool:
+        """Whether it is to be answered; `posts` are all that were read with it."""
+        if post.is_command:
+            return False
+        route = await self._router.route(post)
+        if isinstance(route, Continues) and not post.is_mention and not post.is_direct:
+            return not await self._began_later(route.key, post, posts)
+        return isinstance(route, Begins | Continues)
 
-
-def _oldest_first(posts: Iterable[Post]) -> list[Post]:
-    return sorted(posts, key=lambda post: post.sent_at)
+    async def _began_later(self, key: ThreadKey, post: Post, posts: Sequence[Post]) -> bool:
+        """Whether the chat began with one of the posts that were sent after this one. Then this one was said to others."""
+        chat = await self._handler.read_chat(key)
+        for later in posts if chat is not None and chat.turns else ():
+            if later.sent_at > post.sent_at and (later.is_mention or later.is_direct):
+                turn = await self._handler.find_message(self._platform.name, later.workspace, later.message_id)
+                if turn is not None and chat is not None and turn.turn_id == chat.turns[0].turn_id:
+                    return True
+        return False

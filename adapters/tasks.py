@@ -21,9 +21,11 @@ class Tasks:
         self._running: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin the work in a task of its own, which raises nothing."""
         task = asyncio.create_task(self._logged(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
         return task
 
     async def aclose(self, grace_seconds: float = 0.0) -> None:

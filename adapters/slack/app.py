@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
 from adapters.slack.actions import PLATFORM, Actions
-from adapters.slack.catch_up import read_missed
+from adapters.slack.catch_up import read_missed, read_on
 from adapters.slack.checks import INSTALL_AGAIN, about_scope, open_connection, sign_in
 from adapters.slack.connection import Socket
 from adapters.slack.destination import Destination, parse_destination
@@ -40,7 +40,7 @@ from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator
 from adapters.slack.workspaces import FromMemory, Workspace, Workspaces, sdk_log, web_client
-from adapters.surface import DestinationGone, Surface
+from adapters.surface import DestinationGone, Surface, TryLater
 from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class SlackAdapter:
         self._workspaces = Workspaces(api_url)
         self._posted: BoundedSet[str] = BoundedSet(_MAX_POSTED)
         self._actions: Actions | None = None
+        self._translator: Translator | None = None
         self._tasks = Tasks("Slack")
         self._removing = asyncio.Lock()
         self._bolt: AsyncApp | None = None
@@ -110,6 +111,14 @@ class SlackAdapter:
     async def run_command(self, post: Post) -> None:
         if self._actions is not None:
             await self._actions.run_word(post)
+
+    async def read_on(self, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+        if self._translator is None:
+            raise TryLater
+        workspace = await self._workspaces.find(post.workspace)
+        async with contextlib.aclosing(read_on(workspace, self._translator, post, until)) as posts:
+            async for each in posts:
+                yield each
 
     @staticmethod
     def _destination(post: Post) -> Destination:
@@ -135,7 +144,8 @@ class SlackAdapter:
                 await until_reached(lambda: open_connection(self._app_token or "", self._api_url), "Slack")
             pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
             dispatcher = Dispatcher(self, handler, pace, access=self._access, catch_up=self._catch_up)
-            translator = Translator(Files(session, self._api_url))
+            translator = self._translator = Translator(Files(session, self._api_url))
+            dispatcher.offline()  # until we are connected, messages may be missed
             try:
                 async with self._listening(dispatcher, handler, translator, installations) as connect:
                     await connect()

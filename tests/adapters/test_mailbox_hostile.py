@@ -201,7 +201,7 @@ async def test_a_question_that_is_looked_up_while_its_author_is_forgotten_is_not
 
     away.write("1", attachments=attachments)
     await asyncio.wait_for(has_begun.wait(), TIMEOUT_SECONDS)
-    await away.dispatcher.forget(ANN.id)
+    await away.dispatcher.forget(ANN.id, datetime.now(UTC))
     gate.set()
     await away.settled()
     assert not away.handler.messages
