@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from adapters.backlog import Backlog
-from adapters.backoff import growing_waits, until_reached
+from adapters.backoff import growing_waits, until_done, until_reached
 from adapters.base import ThreadHandler, ThreadKey
 from adapters.mailbox import Conversation, Mailboxes
 from adapters.post import Platform, Post
@@ -29,6 +29,7 @@ MARK_SECONDS = 20.0
 MARK_MARGIN = timedelta(minutes=2)  # a dead connection is noticed late; a message found twice is answered once
 MAX_HELD_SECONDS = 20.0  # longer than that a conversation does not wait until we know whether anything was missed in it
 _MARK = "seen_until"
+_STILL_AWAY = object()
 _MAX_AT_ONCE = 2
 _MAX_LOOKS = 4  # afterwards the next connection tries again
 
@@ -102,8 +103,8 @@ class Mark:
 
 
 class Absence:
-    """Keeps the mark, and catches up after an absence. `posted` takes a post as if it had just arrived; `make_up` puts one into its
-    mailbox and returns when its answer is shown.
+    """Keeps the mark, and catches up after an absence. `posted` takes a post as if it had just arrived; `take` puts one into its
+    mailbox and returns when its answer is shown. `closing`: nothing is tried again any more.
 
     What is said in a conversation comes after what was missed there: its posts are held as long as it is not known what was missed,
     and where something was, until that is made up for.
@@ -118,8 +119,9 @@ class Absence:
         mailboxes: Mailboxes,
         screen: Screen,
         posted: Callable[[Post], None],
-        make_up: Callable[[Post], Awaitable[None]],
+        take: Callable[[Post], Awaitable[None]],
         catch_up: CatchUp,
+        closing: asyncio.Event,
     ) -> None:
         self._platform = platform
         self._handler = handler
@@ -128,88 +130,104 @@ class Absence:
         self._mailboxes = mailboxes
         self._screen = screen
         self._posted = posted
-        self._make_up = make_up
+        self._take = take
         self._catch_up = catch_up
+        self._closing = closing
         self._mark = Mark(platform.name, handler, backlog.oldest)
         self._read_missed: ReadMissed | None = None
         self._coming_online = asyncio.Lock()
         self._has_resumed = False
         self._is_away = True
         self._has_read_mark = False  # only then it is known what must not be passed
-        self._holds = False
+        self._unread: set[object] = set()  # absences of which it is not known yet what was missed
+        self._reading: object = None  # one of them
         self._behind: set[Conversation] = set()  # where something was missed that is not made up for yet
 
     def begin(self) -> None:
         """From now on messages may be missed."""
-        self._is_away = self._holds = True
+        self._is_away = True
+        self._unread.add(_STILL_AWAY)
         self._mark.stop()
 
     def end(self) -> None:
         """From now on no message is missed."""
         self._is_away = False
-        self._stop_holding()
+        self._has_read(_STILL_AWAY)
         if self._has_read_mark:
             self._mark.move_on()
 
     def expect(self, post: Post, conversation: Conversation) -> None:
-        """The post has arrived: hold its conversation if something may have been missed there, as in none that begins with it."""
-        if self._holds and (post.thread is not None or post.is_direct or post.reply_to is not None):
+        """It was written or edited: hold its conversation if something may have been missed there. Not if it begins with it."""
+        if self._unread and post.has_before:
             self._mailboxes.hold(conversation)
 
     async def make_up_for(self, read_missed: ReadMissed) -> None:
-        """Catch up after the absence; see `Dispatcher.online`."""
+        """Catch up after the absence; see `Dispatcher.online`. Raises what it could not get over in several minutes."""
         self._read_missed = read_missed
         self._is_away = self._has_read_mark = False
-        self._holds = True
-        async with self._coming_online, self._holding():
-            since = await self._missed_since()
-            with self._backlog.catching_up(since) as passed_over:
-                self._has_read_mark = True
-                if not self._is_away:  # as it may be again, when another return had to be waited for
-                    self._mark.move_on()
-                if not self._has_resumed:
-                    await self._resume()
-                    self._has_resumed = True
-                if since is not None:
-                    await self._look_back(since)
+        async with self._holding():
+            await until_done(self._make_up, self._platform.name, self._closing)
+
+    async def _make_up(self) -> None:
+        since = await self._missed_since()
+        with self._backlog.catching_up(since) as passed_over:
+            self._has_read_mark = True
+            if not self._is_away:  # as it may be again, when another return had to be waited for
+                self._mark.move_on()
+            if not self._has_resumed:
+                await self._resume()
+                self._has_resumed = True
+            if since is not None:
+                await self._look_back(since)
         for post in passed_over:  # they may continue a chat that was only answered now
             self._posted(post)
 
     async def look_again(self) -> None:
         """Make up for what was left of more conversations than could be kept, as for what was missed."""
         async with self._coming_online:
-            since = self._backlog.given_up_since
-            if since is not None and self._read_missed is not None:
-                with self._backlog.catching_up(since):
-                    await self._look_back(since)
+            if (since := self._backlog.given_up_since) is not None:
+                await until_done(partial(self._make_up_since, since), self._platform.name, self._closing)
+
+    async def _make_up_since(self, since: datetime) -> None:
+        with self._backlog.catching_up(since):
+            await self._look_back(since)
 
     @contextlib.asynccontextmanager
     async def _holding(self) -> AsyncIterator[None]:
         """A context in which posts are held that may follow on what was missed: until that is known, or took too long."""
-        self._holds = True
-        stop = asyncio.get_running_loop().call_later(MAX_HELD_SECONDS, self._stop_holding)
+        absence = object()
+        self._unread = (self._unread - {_STILL_AWAY}) | {absence}
+        stop = asyncio.get_running_loop().call_later(MAX_HELD_SECONDS, self._has_read, absence)
         try:
-            yield
+            async with self._coming_online:
+                self._reading = absence
+                try:
+                    yield
+                finally:
+                    self._behind.clear()
         finally:
             stop.cancel()
-            self._stop_holding()
+            self._has_read(absence)
 
-    def _stop_holding(self) -> None:
-        """Let all conversations go on where nothing is known to be missed."""
-        self._holds = False
-        for conversation in self._mailboxes.held() - self._behind:
-            self._mailboxes.release(conversation)
+    def _has_read(self, absence: object) -> None:
+        """It is known what was missed in this absence."""
+        self._unread.discard(absence)
+        self._release()
+
+    def _release(self) -> None:
+        """Let the conversations go on where nothing is missed any more, if that is known."""
+        if not self._unread:
+            for conversation in self._mailboxes.held() - self._behind:
+                self._mailboxes.release(conversation)
 
     async def _look_back(self, since: datetime) -> None:
         """Answer what was missed since then. Retries what cannot be read just now, and raises TryLater in the end."""
         waits = growing_waits()
         for _ in range(_MAX_LOOKS):
             missed = await until_reached(partial(self._read, since), self._platform.name)
-            try:
-                num_answered = await self._answer_missed(missed.posts)
-            finally:
-                self._behind.clear()
-                self._stop_holding()
+            num_answered = await self._answer_missed(missed.posts)
+            self._behind.clear()
+            self._has_read(self._reading)
             if num_answered:
                 log.info("Answered %d messages on %s that came while I was away.", num_answered, self._platform.name)
             if missed.is_complete:
@@ -220,16 +238,13 @@ class Absence:
 
     async def _read(self, since: datetime) -> Missed:
         """Read through the newest connection, which may be another one than when the reading began."""
-        assert self._read_missed is not None
-        try:
-            return await self._read_missed(since)
-        except BaseException:
-            self._stop_holding()
-            raise
+        if self._read_missed is None:
+            raise TryLater  # we were never connected
+        return await self._read_missed(since)
 
     async def _missed_since(self) -> datetime | None:
         """Since when messages may have been missed; None if we were never connected before."""
-        mark, now = await self._mark.read(), datetime.now(UTC)
+        mark, now = self._backlog.missed_since or await self._mark.read(), datetime.now(UTC)
         if mark is None:
             return None
         oldest = now - self._catch_up.max_age
@@ -249,7 +264,7 @@ class Absence:
 
     async def _answer_missed(self, posts: Iterable[Post]) -> int:
         """Answer those posts that are for us, oldest first and a few at a time, up to the limit. Returns how many."""
-        recent = [post for post in self._catch_up.recent(posts) if not self._is_left(post)]
+        recent = [post for post in self._catch_up.recent(posts) if not self._comes_anyway(post)]
         left, num_answered = recent, 0
         while ours := [post for post in left if await self._is_missed(post, recent)]:
             chosen = self._catch_up.newest(ours, num_answered)
@@ -260,10 +275,12 @@ class Absence:
             num_answered += len(chosen)
         return num_answered
 
-    def _is_left(self, post: Post) -> bool:
-        """Whether it belongs to what a full mailbox left, and will be read back with that. It does, if anything is left there."""
+    def _comes_anyway(self, post: Post) -> bool:
+        """Whether it arrived and waits, or will be read back with what a full mailbox left, as will all that came after that."""
         conversation = self._router.conversation_of(post)
-        if self._backlog.has_left(conversation):
+        if self._backlog.is_open(post) or self._backlog.is_left(conversation, post):
+            return True
+        if self._backlog.follows_left(conversation, post) and conversation not in self._mailboxes.held():
             self._backlog.leave(conversation, post)
             return True
         return False
@@ -277,19 +294,19 @@ class Absence:
         self._behind |= conversations.keys()
         for conversation in conversations:
             self._mailboxes.hold(conversation)
-        self._stop_holding()
+        self._has_read(self._reading)
 
         async def answer(conversation: Conversation) -> None:
             for post in conversations[conversation]:
                 async with slots:
                     try:
-                        await self._make_up(post)
+                        await self._take(post)
                     except Exception as error:
                         name, where = type(error).__name__, self._platform.name
                         log.warning("A message on %s that is made up for could not be dealt with (%s).", where, name)
             if conversation not in unfinished:
                 self._behind.discard(conversation)
-                self._mailboxes.release(conversation)
+                self._release()
 
         await asyncio.gather(*(answer(conversation) for conversation in conversations))
 

@@ -79,6 +79,9 @@ class Backlog:
         """The post waits in its mailbox."""
         self._open[_id_of(post)] = post.sent_at
 
+    def is_open(self, post: Post) -> bool:
+        return _id_of(post) in self._open
+
     def close(self, post: Post) -> None:
         """The post was accepted, or is not for us."""
         self._open.pop(_id_of(post), None)
@@ -115,6 +118,11 @@ class Backlog:
         """Whether the post is among those that will be read back."""
         left = self._left.get(conversation)
         return left is not None and any(span.has(post) for span in left.all())
+
+    def follows_left(self, conversation: Conversation, post: Post) -> bool:
+        """Whether something is left of the conversation that is older than this post."""
+        left = self._left.get(conversation)
+        return left is not None and any(span.first.sent_at <= post.sent_at for span in left.all())
 
     def begin_reading(self, conversation: Conversation) -> Left | None:
         """What is left of the conversation, to be read back now; None if it is nothing any more.
@@ -168,8 +176,13 @@ class Backlog:
 
     def pass_over(self, post: Post) -> None:
         """The post is not for us at this time."""
-        if self._passed_over is not None and (post.thread is not None or post.reply_to is not None):
+        if self._passed_over is not None and post.has_before:
             self._passed_over.append(post)
+
+    @property
+    def missed_since(self) -> datetime | None:
+        """Since when catching up has not succeeded; None if it has."""
+        return self._missed_since
 
     @property
     def given_up_since(self) -> datetime | None:

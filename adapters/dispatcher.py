@@ -63,6 +63,7 @@ class Dispatcher:
         self._forgotten = Forgotten(platform.name, handler)
         self._router = Router(platform.name, handler, access or Access(), self._forgotten)
         self._backlog = Backlog()
+        self._closing = asyncio.Event()
         self._mailboxes = Mailboxes(max_posts=max_posts, max_in_all=max_in_all)
         self._newest_edits: dict[MessageId, Post] = {}  # for messages whose edit waits in a mailbox
         self._early_edits: BoundedDict[MessageId, Post] = BoundedDict(_MAX_EARLY_EDITS)  # for messages that may still come
@@ -77,12 +78,12 @@ class Dispatcher:
             self._put_in,
             self._make_up,
             catch_up or CatchUp(),
+            self._closing,
         )
         self._read_back = ReadBack(
             platform, pace, self._router, self._backlog, self._mailboxes, self._make_up, self._absence.look_again
         )
         self._tasks = Tasks(platform.name)
-        self._closing = asyncio.Event()
 
     # -- what happens on the platform --------------------------------------------------------------------------------------
 
@@ -101,7 +102,9 @@ class Dispatcher:
         is_waiting = id_ in self._newest_edits
         self._newest_edits[id_] = post
         if not is_waiting:
-            self._mailboxes.put(self._router.conversation_of(post), partial(self._take_edit, id_))
+            conversation = self._router.conversation_of(post)
+            self._absence.expect(post, conversation)
+            self._mailboxes.put(conversation, partial(self._take_edit, id_))
 
     def deleted(self, workspace: str, message_id: str) -> None:
         """A message was deleted."""
@@ -204,7 +207,8 @@ class Dispatcher:
     async def online(self, read_missed: ReadMissed) -> None:
         """The platform is connected: from now on no message is missed.
 
-        Shows the answers that an earlier run did not deliver, and answers missed messages, which `read_missed` reads back.
+        Shows the answers that an earlier run did not deliver, and answers missed messages, which `read_missed` reads back. Raises
+        what it could not get over in several minutes; the next connection tries again.
         """
         await self._absence.make_up_for(read_missed)
 
@@ -251,8 +255,9 @@ class Dispatcher:
             case Begins() | Continues():
                 await self._ask(post, route)
                 self._router.has_taken(post)
-                early_edit = self._early_edits.pop((post.workspace, post.message_id))
-                if early_edit is not None:
+                id_ = (post.workspace, post.message_id)
+                early_edit = self._early_edits.pop(id_)
+                if early_edit is not None and id_ not in self._newest_edits:  # where a newer one would wait
                     self.edited(early_edit)
             case _ as never:
                 assert_never(never)
@@ -260,7 +265,8 @@ class Dispatcher:
     async def _make_up(self, post: Post) -> None:
         """Put a post that was read back into its mailbox, after what is there. Returns when its answer, if any, is shown."""
         await self._mailboxes.run(self._router.conversation_of(post), partial(self._take, post))
-        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
+        find = partial(self._handler.find_message, self._platform.name, post.workspace, post.message_id)
+        turn = await until_done(find, self._platform.name, self._closing)
         if turn is not None:
             await self._screen.wait_shown(turn.turn_id)
 
@@ -321,12 +327,15 @@ class Dispatcher:
         turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
         if turn is None:
             conversation = self._router.conversation_of(post)
-            is_to_come = self._backlog.is_left(conversation, post) or conversation in self._mailboxes.held()
+            is_held = conversation in self._mailboxes.held()
+            is_to_come = is_held or self._backlog.is_left(conversation, post)
             if post.is_mention and not is_to_come:
                 await self._take_once(post)  # the edit added the mention
-            elif (is_to_come or _is_in_room(post)) and not self._router.is_over(post):
-                # the message may come late, or be about to be read back
-                self._early_edits[post.workspace, post.message_id] = post
+            elif (is_to_come or post.has_before) and not self._router.is_over(post):
+                id_ = (post.workspace, post.message_id)
+                self._early_edits[id_] = post  # the message may come late, or be about to be read back
+                if is_held:  # or it does not, and then this is its turn
+                    self._mailboxes.put(conversation, partial(self._until_done, partial(self._take_early_edit, id_)), waits=True)
             return
         if turn.message_id != post.message_id:
             return  # one of our own messages
@@ -336,6 +345,11 @@ class Dispatcher:
             answer = await self._handler.ask_again(message)
             if answer is not None:
                 self._screen.show(answer, surface, turn.reply_ids)
+
+    async def _take_early_edit(self, id_: MessageId) -> None:
+        post = self._early_edits.get(id_)
+        if post is not None and post.is_mention:
+            await self._take_edit_once(post)
 
     async def _take_deletion(self, workspace: str, message_id: str) -> None:
         turn = await self._handler.retract(self._platform.name, workspace, message_id)
@@ -379,10 +393,6 @@ class Dispatcher:
 
     async def _until_done(self, step: Callable[[], Awaitable[object]]) -> None:
         await until_done(step, self._platform.name, self._closing)
-
-
-def _is_in_room(post: Post) -> bool:
-    return post.is_direct or post.thread is not None or post.reply_to is not None
 
 
 def _message(post: Post, key: ThreadKey, destination: str, attachments: Sequence[Attachment] = ()) -> IncomingMessage:

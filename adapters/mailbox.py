@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 @dataclass(slots=True)
 class _Mailbox:
     steps: deque[Step] = field(default_factory=deque)
-    held: deque[Step] = field(default_factory=deque)  # posts that wait until the conversation is released
+    held: deque[Step] = field(default_factory=deque)  # what waits until the conversation is released
     worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -60,17 +60,20 @@ class Mailboxes:
         """The number of steps that wait or run, in all mailboxes."""
         return self._num_steps
 
-    def put(self, conversation: Conversation, step: Step, *, is_post: bool = False) -> bool:
-        """Put a step after the others of its conversation. Returns False if it `is_post` and the mailbox is full."""
+    def put(self, conversation: Conversation, step: Step, *, is_post: bool = False, waits: bool = False) -> bool:
+        """Put a step after the others of its conversation. Returns False if it `is_post` and the mailbox is full.
+
+        While the conversation is held, a post waits, and what else `waits`.
+        """
         mailbox = self._mailboxes.get(conversation)
         num_there = 0 if mailbox is None else len(mailbox)
         if is_post and (num_there >= self._max_posts or self._num_steps >= self._max_in_all):
             return False
-        self._add(conversation, step, is_post=is_post)
+        self._add(conversation, step, waits=waits or is_post)
         return True
 
     def hold(self, conversation: Conversation) -> None:
-        """From now on the posts that are put into it wait."""
+        """From now on what is put into it waits, if it is to."""
         self._held.add(conversation)
 
     def held(self) -> frozenset[Conversation]:
@@ -78,7 +81,7 @@ class Mailboxes:
         return frozenset(self._held)
 
     def release(self, conversation: Conversation) -> None:
-        """Let the posts that waited go on, after everything else that is there."""
+        """Let what waited go on, after everything else that is there."""
         self._held.discard(conversation)
         mailbox = self._mailboxes.get(conversation)
         if mailbox is not None:
@@ -86,7 +89,7 @@ class Mailboxes:
             mailbox.held.clear()
             self._begin(conversation, mailbox)
 
-    async def run(self, conversation: Conversation, work: Callable[[], Awaitable[_T]], *, is_post: bool = False) -> _T:
+    async def run(self, conversation: Conversation, work: Callable[[], Awaitable[_T]], *, waits: bool = False) -> _T:
         """Run `work` as a step of the conversation, which always fits. Returns its result, and raises its errors.
 
         Raises CancelledError when the mailboxes are closed before the step has begun.
@@ -112,7 +115,7 @@ class Mailboxes:
         if self._is_closed:
             done.cancel()
         else:
-            self._add(conversation, step, is_post=is_post)
+            self._add(conversation, step, waits=waits)
         return await done
 
     async def close(self, grace_seconds: float) -> None:
@@ -127,9 +130,9 @@ class Mailboxes:
         for awaited in tuple(self._awaited):
             awaited.cancel()
 
-    def _add(self, conversation: Conversation, step: Step, *, is_post: bool) -> None:
+    def _add(self, conversation: Conversation, step: Step, *, waits: bool) -> None:
         mailbox = self._mailboxes.setdefault(conversation, _Mailbox())
-        (mailbox.held if is_post and conversation in self._held else mailbox.steps).append(step)
+        (mailbox.held if waits and conversation in self._held else mailbox.steps).append(step)
         self._num_steps += 1
         self._begin(conversation, mailbox)
 

@@ -69,6 +69,11 @@ class Post:
         """The id of the thread that it is in, or else of the channel."""
         return self.thread or self.channel
 
+    @property
+    def has_before(self) -> bool:
+        """Whether something may have been said before it in its conversation."""
+        return self.is_direct or self.thread is not None or self.reply_to is not None
+
 
 class Platform(Protocol):
     """What the dispatcher needs from an adapter."""

@@ -76,7 +76,7 @@ class ReadBack:
             await surface.post(Page("", notices=(TOO_MANY_AT_ONCE,)))
 
     async def _read_back(self, conversation: Conversation) -> None:
-        await self._mailboxes.run(conversation, _nothing, is_post=True)  # behind what did fit
+        await self._mailboxes.run(conversation, _nothing, waits=True)  # behind what did fit
         async with self._conversations:
             waits = growing_waits()
             while (left := self._backlog.begin_reading(conversation)) is not None:

@@ -216,7 +216,8 @@ async def test_a_post_whose_fault_does_not_pass_is_looked_for_at_the_next_connec
     await away.dispatcher.close()
 
 
-async def test_a_catch_up_that_fails_is_made_up_for_by_the_next() -> None:
+async def test_a_catch_up_that_fails_is_made_up_for_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
     away = Away()
     await away.online()
     await away.mark()
