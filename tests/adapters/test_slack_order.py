@@ -96,6 +96,21 @@ async def test_of_a_full_thread_all_is_read_back_page_by_page(num_faults: int) -
         assert all(call.arguments.get("ts") == question.ts for call in world.slack.called("conversations.replies"))
 
 
+async def test_of_a_full_thread_more_than_a_hundred_messages_are_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dispatcher, "__init__", partialmethod(Dispatcher.__init__, max_posts=1))
+    async with slack_world() as world:
+        question, _, _ = await world.answered()
+        held = world.slack.faults.hold_next("files.info")
+        await world.slack.post(world.general, world.ann, "Number 0", [IMAGE], how="thin_files", thread_ts=question.ts)
+        await within(held.arrived.wait())
+        for number in range(1, 121):
+            await world.slack.post(world.general, world.ann, f"Number {number}", thread_ts=question.ts)
+        await world.slack.settle()
+        held.release()
+        await _answer(world, 121)
+        assert [message.text for message in world.handler.messages][1:] == [f"Number {number}" for number in range(121)]
+
+
 @pytest.mark.usefixtures("one_at_a_time")
 async def test_of_a_full_direct_message_all_is_read_back_with_its_threads() -> None:
     async with slack_world() as world:
