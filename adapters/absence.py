@@ -22,6 +22,7 @@ from adapters.post import Platform, Post
 from adapters.routing import Begins, Continues, Router
 from adapters.screen import Screen
 from adapters.surface import DestinationGone, TryLater
+from adapters.tasks import without_words
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,8 @@ class Absence:
         """It was written or edited: hold its conversation if something may have been missed there. Not if it begins with it."""
         if self._unread and post.has_before:
             self._mailboxes.hold(conversation)
+            if self._unread == {_STILL_AWAY}:  # but we are told of messages: the platform may take this for no absence
+                asyncio.get_running_loop().call_later(MAX_HELD_SECONDS, self._has_read, _STILL_AWAY)
 
     async def make_up_for(self, read_missed: ReadMissed) -> None:
         """Catch up after the absence; see `Dispatcher.online`. Raises what it could not get over in several minutes."""
@@ -262,8 +265,10 @@ class Absence:
                 continue
             self._screen.show(answer, surface, turn.reply_ids)
 
-    async def _answer_missed(self, posts: Iterable[Post]) -> int:
+    async def _answer_missed(self, posts: Sequence[Post]) -> int:
         """Answer those posts that are for us, oldest first and a few at a time, up to the limit. Returns how many."""
+        for post in posts:
+            self._router.heard_from(post.workspace, {post.channel, post.room})
         recent = [post for post in self._catch_up.recent(posts) if not self._comes_anyway(post)]
         left, num_answered = recent, 0
         while ours := [post for post in left if await self._is_missed(post, recent)]:
@@ -302,8 +307,8 @@ class Absence:
                     try:
                         await self._take(post)
                     except Exception as error:
-                        name, where = type(error).__name__, self._platform.name
-                        log.warning("A message on %s that is made up for could not be dealt with (%s).", where, name)
+                        where = self._platform.name
+                        log.error("A message on %s that is made up for could not be dealt with: %s", where, without_words(error))
             if conversation not in unfinished:
                 self._behind.discard(conversation)
                 self._release()

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+
+from adapters.tasks import without_words
 
 log = logging.getLogger(__name__)
 
@@ -150,9 +151,7 @@ class Mailboxes:
                         raise
                     log.warning("Something that happened in a conversation was cut off.")  # what it waited for was cancelled
                 except Exception as error:
-                    name, where = type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
-                    # without the error's own words, among which a person's may be
-                    log.error("Something that happened in a conversation could not be dealt with (%s).\n%s", name, where)
+                    log.error("Something that happened in a conversation could not be dealt with: %s", without_words(error))
                 mailbox.steps.popleft()
                 self._num_steps -= 1
         finally:

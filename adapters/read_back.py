@@ -19,7 +19,7 @@ from adapters.pace import Pace
 from adapters.post import Platform, Post
 from adapters.routing import Router
 from adapters.surface import DestinationGone, Page, TryLater
-from adapters.tasks import Tasks
+from adapters.tasks import Tasks, without_words
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +101,8 @@ class ReadBack:
                 try:
                     await self._make_up(post)
                 except Exception as error:  # the backlog keeps it as one that failed
-                    log.warning(
-                        "A message that was left on %s could not be dealt with (%s).", self._platform.name, type(error).__name__
-                    )
+                    where = self._platform.name
+                    log.error("A message that was left on %s could not be dealt with: %s", where, without_words(error))
                 span.first = post
         left.reading.clear()
 

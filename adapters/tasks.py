@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Coroutine
 from typing import Any
 
 from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
+
+
+def without_words(error: BaseException) -> str:
+    """An error's type and where it was raised, for the log: without its own words, among which a person's may be."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 class Tasks:

@@ -188,6 +188,14 @@ async def test_a_place_that_is_back_is_answered_in(away: Away) -> None:
     away.dispatcher.room_gone("w", "c")
     away.write("1")
     await away.asked("1")
+    await away.mark()
+    away.dispatcher.room_gone("w", "c")
+    await away.settled()
+    away.dispatcher.offline()
+    away.written.append(post("2", thread="t", is_mention=True))
+    coming = asyncio.create_task(away.online())
+    await until(lambda: asked(away)[-1] == "2")
+    coming.cancel()
 
 
 @pytest.mark.parametrize("what", ["forget", "room gone"])

@@ -110,6 +110,12 @@ async def test_nobody_waits_for_long_because_the_reading_takes_long(away: Away, 
         await away.asked("1")
 
 
+async def test_nobody_waits_for_long_for_a_return_that_is_not_told(away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.absence.MAX_HELD_SECONDS", 0.01)
+    away.dispatcher.posted(post("1", thread="t", is_mention=True))
+    await away.asked("1")
+
+
 @pytest.mark.parametrize("error", [TryLater(3_600.0), OSError("away")], ids=repr)
 async def test_nobody_waits_for_long_because_it_could_not_be_read_what_was_missed(
     away: Away, error: Exception, monkeypatch: pytest.MonkeyPatch
