@@ -1,18 +1,26 @@
-"""Retries while a platform cannot be reached, with growing delays."""
+"""Retries with growing delays: while a platform cannot be reached, and while something that happened cannot be dealt with."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from adapters.surface import TryLater
+from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 1.0
 MAX_SECONDS = 60.0
+MAX_TRIES = 15  # over about nine minutes
+
+# Not tried again: the place is gone for good, or it is an error in the program, which would only be made again.
+_LASTING = (
+    DestinationGone,
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError),
+)
 
 _T = TypeVar("_T")
 
@@ -36,3 +44,29 @@ async def until_reached(call: Callable[[], Awaitable[_T]], platform: str) -> _T:
             log.warning("%s could not be reached; I try again.", platform)
             seconds = next(waits)
             await asyncio.sleep(later.retry_after_seconds or seconds)
+
+
+async def until_done(call: Callable[[], Awaitable[_T]], platform: str, closing: asyncio.Event) -> _T:
+    """Repeat `call` while it fails in a way that may pass, such as a database or a platform that is away. Returns its result.
+
+    Raises its last error when that will not pass, after `MAX_TRIES`, and as soon as `closing` is set. `call` may be called again
+    after it did a part of its work.
+    """
+    waits, num_tries = growing_waits(), 0
+    while True:
+        try:
+            return await call()
+        except _LASTING:
+            raise
+        except Exception as error:
+            num_tries += 1
+            if num_tries >= MAX_TRIES or closing.is_set():
+                raise
+            seconds, name = next(waits), type(error).__name__
+            log.warning("Something that happened on %s could not be dealt with (%s); I try again.", platform, name)
+            wanted = error.retry_after_seconds if isinstance(error, TryLater) else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wanted or seconds):
+                    await closing.wait()
+            if closing.is_set():
+                raise

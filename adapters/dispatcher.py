@@ -1,9 +1,10 @@
 """The logic that all platforms with threads share: an adapter translates events, the dispatcher handles them.
 
 Rules: every event is put into its conversation's mailbox at once, and handled there in order of arrival. A step ends when the
-question is accepted; a separate task shows its answer, so that Stop, edits and deletions need not wait for it. A message is
-answered once, however often and in whatever order it is delivered. An edited question is asked again, a deleted one is cancelled
-and forgotten. Messages that were missed during an absence are answered once afterwards, bounded in age and number.
+question is accepted; a separate task shows its answer, so that Stop, edits and deletions need not wait for it. A step that fails is
+tried again, while what came after it in its conversation waits. A message is answered once, however often and in whatever order it
+is delivered. An edited question is asked again, a deleted one is cancelled and forgotten. Messages that were missed during an
+absence are answered once afterwards, bounded in age and number.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ from typing import assert_never
 from adapters.absence import Absence, CatchUp, ReadMissed
 from adapters.access import Access
 from adapters.backlog import Backlog
-from adapters.backoff import until_reached
+from adapters.backoff import until_done, until_reached
 from adapters.base import Answer, Attachment, Author, IncomingMessage, PlatformTurn, ThreadHandler, ThreadKey
 from adapters.bounded import BoundedDict
-from adapters.mailbox import MAX_POSTS, Conversation, Mailboxes
+from adapters.forgotten import Forgotten
+from adapters.mailbox import MAX_IN_ALL, MAX_POSTS, Conversation, Mailboxes
 from adapters.pace import Pace
 from adapters.phrases import quota_sentence
 from adapters.post import Platform, Post
+from adapters.read_back import ReadBack
 from adapters.routing import Begins, Continues, MessageId, NotForUs, Router, SeenBefore
 from adapters.screen import Screen, typing
-from adapters.surface import Control, DestinationGone, Page, Surface, TryLater
+from adapters.surface import Control, DestinationGone, Surface
 from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-_MAX_REMEMBERED = 10_000
 _MAX_EARLY_EDITS = 1_000
 
 NOT_ALLOWED = "I am not set up to answer here."
 ONLY_ASKER = "Only the person who asked, or a moderator, can do this."
 TURN_GONE = "I no longer have this question: it was forgotten. Please ask again."
-TOO_MANY_AT_ONCE = "That was more than I can take at once. I will look at the rest when I have answered what came before."
 
 
 class Dispatcher:
@@ -55,22 +56,34 @@ class Dispatcher:
         access: Access | None = None,
         catch_up: CatchUp | None = None,
         max_posts: int = MAX_POSTS,
+        max_in_all: int = MAX_IN_ALL,
     ) -> None:
         self._platform = platform
         self._handler = handler
-        self._pace = pace
-        self._router = Router(platform.name, handler, access or Access())
+        self._forgotten = Forgotten(platform.name, handler)
+        self._router = Router(platform.name, handler, access or Access(), self._forgotten)
         self._backlog = Backlog()
-        self._mailboxes = Mailboxes(max_posts=max_posts, on_idle=self._on_idle)
-        self._conversations: BoundedDict[MessageId, Conversation] = BoundedDict(_MAX_REMEMBERED)  # by message
+        self._closing = asyncio.Event()
+        self._mailboxes = Mailboxes(max_posts=max_posts, max_in_all=max_in_all)
         self._newest_edits: dict[MessageId, Post] = {}  # for messages whose edit waits in a mailbox
         self._early_edits: BoundedDict[MessageId, Post] = BoundedDict(_MAX_EARLY_EDITS)  # for messages that may still come
         self._screen = Screen(platform.name, handler, pace)
         self._absence = Absence(
-            platform, handler, self._router, self._backlog, self._screen, self.posted, self._take_missed, catch_up or CatchUp()
+            platform,
+            handler,
+            self._router,
+            self._backlog,
+            self._mailboxes,
+            self._screen,
+            self._put_in,
+            self._make_up,
+            catch_up or CatchUp(),
+            self._closing,
+        )
+        self._read_back = ReadBack(
+            platform, pace, self._router, self._backlog, self._mailboxes, self._make_up, self._absence.look_again
         )
         self._tasks = Tasks(platform.name)
-        self._is_closing = False
 
     # -- what happens on the platform --------------------------------------------------------------------------------------
 
@@ -78,11 +91,8 @@ class Dispatcher:
         """A message was written."""
         if post.is_automatic:
             return
-        conversation = self._conversation_of(post)
-        self._backlog.open(post)
-        step = partial(self._take, post)
-        if self._backlog.has_left(conversation) or not self._mailboxes.put(conversation, step, is_bounded=True):
-            self._leave(conversation, post)
+        self._router.heard_from(post.workspace, {post.channel, post.room})
+        self._put_in(post)
 
     def edited(self, post: Post) -> None:
         """A message was edited; `post` is its new content."""
@@ -92,21 +102,25 @@ class Dispatcher:
         is_waiting = id_ in self._newest_edits
         self._newest_edits[id_] = post
         if not is_waiting:
-            self._mailboxes.put(self._conversation_of(post), partial(self._take_edit, id_))
+            conversation = self._router.conversation_of(post)
+            self._absence.expect(post, conversation)
+            self._mailboxes.put(conversation, partial(self._take_edit, id_))
 
     def deleted(self, workspace: str, message_id: str) -> None:
         """A message was deleted."""
         self._router.has_deleted(workspace, message_id)
-        id_ = (workspace, message_id)
-        self._mailboxes.put(self._conversations.get(id_) or id_, partial(self._take_deletion, id_))
+        step = partial(self._until_done, partial(self._take_deletion, workspace, message_id))
+        self._mailboxes.put(self._router.conversation_with(workspace, message_id), step)
 
     def room_gone(self, workspace: str, room: str) -> None:
         """A thread or channel was deleted, or we were removed from it."""
-        self._mailboxes.put((workspace, room), partial(self._take_room_gone, workspace, room))
+        self._router.room_gone(workspace, room)
+        self._mailboxes.put((workspace, room), partial(self._until_done, partial(self._take_room_gone, workspace, room)))
 
     # -- commands and buttons ----------------------------------------------------------------------------------------------
 
     def is_allowed(self, author: Author, workspace: str, channels: Collection[str], *, is_direct: bool) -> bool:
+        """Whether this person may use us there. `channels`: the ids of the place and of what contains it."""
         return self._router.is_allowed(author, workspace, channels, is_direct=is_direct)
 
     async def ask(
@@ -120,13 +134,20 @@ class Dispatcher:
     ) -> None:
         """Ask a question that came by a command, with a known destination. Returns when the answer is shown.
 
-        `reply_ids`: existing messages that will become the answer. `attachments` is called when the question's step begins.
+        `reply_ids`: existing messages that will become the answer. `attachments` is called when the question's step begins. Raises
+        DestinationGone if its place goes, or it is forgotten, before it is accepted.
         """
+        key, author_id = message.key, message.author.id
+        self._router.heard_from(key.workspace, {key.channel, key.thread})
+        forgotten_before = self._forgotten.times(author_id, key)
 
         async def accept() -> Answer:
             async with typing(surface):
                 found = message.attachments if attachments is None else tuple(await attachments())
-                answer = await self._handler.handle(replace(message, attachments=found))
+                whole = replace(message, attachments=found)
+                answer = await self._accept(whole, lambda: self._forgotten.times(author_id, key) != forgotten_before)
+            if answer is None:
+                raise DestinationGone
             if reply_ids and answer.turn_id is not None:
                 await self._handler.set_reply(answer.turn_id, reply_ids, is_delivered=False)
             return answer
@@ -156,27 +177,29 @@ class Dispatcher:
                 running.stop()
                 return None
             case Control.REGENERATE:
-                id_ = (turn.key.workspace, turn.message_id)
-                return await self._mailboxes.run(self._conversations.get(id_) or id_, partial(self._regenerate, turn))
+                conversation = self._router.conversation_with(turn.key.workspace, turn.message_id)
+                return await self._mailboxes.run(conversation, partial(self._regenerate, turn))
             case _ as never:
                 assert_never(never)
 
-    async def reset(self, key: ThreadKey) -> str:
+    async def reset(self, key: ThreadKey, at: datetime) -> str:
+        """Forget a chat. `at`: when a person wanted it, by the platform's clock. Returns what to tell the person."""
+        await self._forgotten.add_chat(key, at)
         if await self._handler.reset_chat(key):
-            await self._absence.do_not_look_back()
             return "I have forgotten this chat. Send me a picture, and we start anew."
         return "There is no chat here that I could forget."
 
-    async def forget(self, author_id: str) -> str:
-        self._router.has_forgotten(author_id, datetime.now(UTC))
+    async def forget(self, author_id: str, at: datetime) -> str:
+        """Forget a person, who wanted it `at` that time by the platform's clock. Returns what to tell the person."""
+        await self._forgotten.add_author(author_id, at)
         num_turns = await self._handler.forget_author(self._platform.name, author_id)
-        await self._absence.do_not_look_back()
         if not num_turns:
             return "I have nothing stored about you."
         questions = "your question" if num_turns == 1 else f"your {num_turns} questions"
         return f"Done: I have deleted {questions}, with the pictures and answers. Messages on this platform are yours to delete."
 
     async def quota(self, workspace: str, author: Author) -> str:
+        """How much the person has asked, and may still ask, in a sentence."""
         return quota_sentence(await self._handler.quota(self._platform.name, workspace, author), datetime.now(UTC))
 
     # -- being away --------------------------------------------------------------------------------------------------------
@@ -184,7 +207,8 @@ class Dispatcher:
     async def online(self, read_missed: ReadMissed) -> None:
         """The platform is connected: from now on no message is missed.
 
-        Shows the answers that an earlier run did not deliver, and answers missed messages, which `read_missed` reads back.
+        Shows the answers that an earlier run did not deliver, and answers missed messages, which `read_missed` reads back. Raises
+        what it could not get over in several minutes; the next connection tries again.
         """
         await self._absence.make_up_for(read_missed)
 
@@ -199,7 +223,8 @@ class Dispatcher:
     async def close(self, grace_seconds: float = 5.0) -> None:
         """Give running steps and answers up to `grace_seconds` to end. What has not begun is left for the next start."""
         self.offline()
-        self._is_closing = True
+        self._closing.set()
+        await self._read_back.close()
         deadline = asyncio.get_running_loop().time() + grace_seconds
         await self._mailboxes.close(grace_seconds)
         await self._tasks.aclose(max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -207,34 +232,43 @@ class Dispatcher:
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
-    async def _take(self, incoming: Post) -> None:
+    async def _take(self, post: Post) -> None:
         try:
-            post = incoming if incoming.complete is None else await incoming.complete()
-            route = await self._router.route(post)
-            match route:
-                case SeenBefore():
-                    pass
-                case NotForUs():
-                    self._absence.pass_over(incoming)
-                case Begins() | Continues() if post.is_command and (post.is_mention or post.is_direct or route != Begins()):
-                    self._router.has_taken(post)
-                    await self._platform.run_command(post)
-                case Begins() | Continues():
-                    await self._ask(post, route)
-                    self._router.has_taken(post)
-                    early_edit = self._early_edits.pop((post.workspace, post.message_id))
-                    if early_edit is not None:
-                        self.edited(early_edit)
-                case _ as never:
-                    assert_never(never)
+            await self._until_done(partial(self._take_once, post))
         except BaseException:
-            self._backlog.fail(incoming)
+            self._backlog.fail(post)
             raise
-        self._backlog.close(incoming)
+        self._backlog.close(post)
 
-    async def _take_missed(self, post: Post) -> None:
-        """Put a post that was read back into its mailbox, after what is there. Returns when it was handled."""
-        await self._mailboxes.run(self._conversation_of(post), partial(self._take, post))
+    async def _take_once(self, incoming: Post) -> None:
+        """Decide what a post is to us, and do it. May be called again after it failed in the middle."""
+        post = incoming if incoming.complete is None else await incoming.complete()
+        route = await self._router.route(post)
+        match route:
+            case SeenBefore():
+                pass
+            case NotForUs():
+                self._backlog.pass_over(incoming)
+            case Begins() | Continues() if post.is_command and (post.is_mention or post.is_direct or route != Begins()):
+                await self._platform.run_command(post)
+                self._router.has_taken(post)
+            case Begins() | Continues():
+                await self._ask(post, route)
+                self._router.has_taken(post)
+                id_ = (post.workspace, post.message_id)
+                early_edit = self._early_edits.pop(id_)
+                if early_edit is not None and id_ not in self._newest_edits:  # where a newer one would wait
+                    self.edited(early_edit)
+            case _ as never:
+                assert_never(never)
+
+    async def _make_up(self, post: Post) -> None:
+        """Put a post that was read back into its mailbox, after what is there. Returns when its answer, if any, is shown."""
+        await self._mailboxes.run(self._router.conversation_of(post), partial(self._take, post))
+        find = partial(self._handler.find_message, self._platform.name, post.workspace, post.message_id)
+        turn = await until_done(find, self._platform.name, self._closing)
+        if turn is not None:
+            await self._screen.wait_shown(turn.turn_id)
 
     async def _ask(self, post: Post, route: Begins | Continues) -> None:
         try:
@@ -246,26 +280,62 @@ class Dispatcher:
         except DestinationGone:
             log.info("A question on %s cannot be answered in its place.", self._platform.name)
             return
-        self._backlog.note_ours(self._conversation_of(post))
+        if self._router.is_forgotten(post, key):
+            return
+        self._backlog.note_ours(self._router.conversation_of(post))
         message = _message(post, key, destination)
         async with typing(surface):
-            attachments = tuple(await post.attachments())
-            if self._router.is_forgotten(post):
-                return  # while they were looked up
-            answer = await self._handler.handle(replace(message, attachments=attachments))
-        self._screen.show(answer, surface)
+            whole = replace(message, attachments=tuple(await post.attachments()))
+            answer = await self._accept(whole, lambda: self._router.is_forgotten(post, key))
+        if answer is not None:
+            self._screen.show(answer, surface)
+
+    async def _accept(self, message: IncomingMessage, is_forgotten: Callable[[], bool]) -> Answer | None:
+        """Put a question to the bot. None, and nothing of it is kept, if it was forgotten or its place is gone since it came."""
+
+        def is_wanted() -> bool:
+            return not is_forgotten() and not self._router.is_gone(message.key)
+
+        if not is_wanted():
+            return None
+        answer = await self._handler.handle(message)
+        if is_wanted():
+            return answer
+        id_ = (message.key.workspace, message.message_id)
+        await self._until_done(partial(self._handler.retract, self._platform.name, *id_))
+        return None
 
     async def _take_edit(self, id_: MessageId) -> None:
-        post = self._newest_edits.pop(id_)
-        self._early_edits.pop(id_)
-        if not self._router.may_use(post):
-            return
-        turn = await self._handler.find_message(self._platform.name, *id_)
+        try:
+            await self._until_done(partial(self._take_newest_edit, id_))
+        except BaseException:
+            if self._newest_edits[id_].is_mention:
+                self._backlog.fail(self._newest_edits[id_])  # the edit may have added the mention
+            raise
+        finally:
+            del self._newest_edits[id_]
+
+    async def _take_newest_edit(self, id_: MessageId) -> None:
+        taken = None
+        while taken is not self._newest_edits[id_]:  # another may have come meanwhile
+            taken = self._newest_edits[id_]
+            self._early_edits.pop(id_)
+            if self._router.may_use(taken):
+                await self._take_edit_once(taken)
+
+    async def _take_edit_once(self, post: Post) -> None:
+        turn = await self._handler.find_message(self._platform.name, post.workspace, post.message_id)
         if turn is None:
-            if post.is_mention and not self._backlog.is_left(self._conversation_of(post), id_):
-                await self._take(post)  # the edit added the mention
-            elif not self._router.is_over(post) and (post.is_direct or post.thread is not None or post.reply_to is not None):
+            conversation = self._router.conversation_of(post)
+            is_held = conversation in self._mailboxes.held()
+            is_to_come = is_held or self._backlog.is_left(conversation, post)
+            if post.is_mention and not is_to_come:
+                await self._take_once(post)  # the edit added the mention
+            elif (is_to_come or post.has_before) and not self._router.is_over(post):
+                id_ = (post.workspace, post.message_id)
                 self._early_edits[id_] = post  # the message may come late, or be about to be read back
+                if is_held:  # or it does not, and then this is its turn
+                    self._mailboxes.put(conversation, partial(self._until_done, partial(self._take_early_edit, id_)), waits=True)
             return
         if turn.message_id != post.message_id:
             return  # one of our own messages
@@ -276,8 +346,13 @@ class Dispatcher:
             if answer is not None:
                 self._screen.show(answer, surface, turn.reply_ids)
 
-    async def _take_deletion(self, id_: MessageId) -> None:
-        turn = await self._handler.retract(self._platform.name, *id_)
+    async def _take_early_edit(self, id_: MessageId) -> None:
+        post = self._early_edits.get(id_)
+        if post is not None and post.is_mention:
+            await self._take_edit_once(post)
+
+    async def _take_deletion(self, workspace: str, message_id: str) -> None:
+        turn = await self._handler.retract(self._platform.name, workspace, message_id)
         if turn is not None:
             self._tasks.begin(self._take_away(turn))
 
@@ -305,40 +380,19 @@ class Dispatcher:
         self._screen.show(answer, surface, turn.reply_ids)
         return None
 
-    # -- a full mailbox ----------------------------------------------------------------------------------------------------
-
-    def _leave(self, conversation: Conversation, post: Post) -> None:
-        """The mailbox is full: answer the post when the mailbox is empty, or after the next start."""
-        is_first = self._backlog.leave(conversation, post)
-        if not is_first:
-            return
-        log.warning(
-            "A conversation on %s has more messages than I can take at once; the rest is left for later.", self._platform.name
-        )
-        if (post.is_mention or post.is_direct or self._backlog.is_ours(conversation)) and self._router.may_use(post):
-            self._tasks.begin(self._tell_too_many(post))
-
-    async def _tell_too_many(self, post: Post) -> None:
-        with contextlib.suppress(DestinationGone, TryLater):
-            surface = self._platform.surface(self._platform.destination(post))
-            await self._pace.turn(surface.channel)
-            await surface.post(Page("", notices=(TOO_MANY_AT_ONCE,)))
-
-    def _on_idle(self, conversation: Conversation) -> None:
-        if self._backlog.has_left(conversation) and not self._is_closing:
-            self._tasks.begin(self._absence.answer_left(conversation))
-
     # -- inside ------------------------------------------------------------------------------------------------------------
 
-    def _conversation_of(self, post: Post) -> Conversation:
-        """The post's conversation. A reply to a message outside threads belongs to that message's conversation."""
-        id_ = (post.workspace, post.message_id)
-        known = self._conversations.get(id_)
-        if known is None and post.reply_to is not None and not post.is_own_room:
-            known = self._conversations.get((post.workspace, post.reply_to))
-        conversation = known or (post.workspace, post.conversation)
-        self._conversations[id_] = conversation
-        return conversation
+    def _put_in(self, post: Post) -> None:
+        """Put a post into its mailbox, or leave it for later."""
+        conversation = self._router.conversation_of(post)
+        self._backlog.open(post)
+        self._absence.expect(post, conversation)
+        is_behind = self._backlog.has_left(conversation)
+        if is_behind or not self._mailboxes.put(conversation, partial(self._take, post), is_post=True):
+            self._read_back.leave(conversation, post)
+
+    async def _until_done(self, step: Callable[[], Awaitable[object]]) -> None:
+        await until_done(step, self._platform.name, self._closing)
 
 
 def _message(post: Post, key: ThreadKey, destination: str, attachments: Sequence[Attachment] = ()) -> IncomingMessage:

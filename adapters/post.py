@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -26,6 +26,7 @@ def asked_once(ask: Callable[[], Awaitable[_T]]) -> Callable[[], Awaitable[_T]]:
 
 
 async def no_attachments() -> Sequence[Attachment]:
+    """The `attachments` of a message that has none."""
     return ()
 
 
@@ -65,7 +66,13 @@ class Post:
 
     @property
     def room(self) -> str:
+        """The id of the thread that it is in, or else of the channel."""
         return self.thread or self.channel
+
+    @property
+    def has_before(self) -> bool:
+        """Whether something may have been said before it in its conversation."""
+        return self.is_direct or self.thread is not None or self.reply_to is not None
 
 
 class Platform(Protocol):
@@ -76,7 +83,8 @@ class Platform(Protocol):
     async def start(self, post: Post) -> tuple[ThreadKey, str]:
         """Begin a chat with this message, in a new thread if possible. Returns the chat's key and the answer's destination.
 
-        Raises DestinationGone.
+        It is called again after it, or what follows, failed: a thread that exists already is to be used. Raises DestinationGone,
+        and TryLater if it is unknown whether there is a thread now.
         """
 
     def destination(self, post: Post) -> str:
@@ -87,3 +95,11 @@ class Platform(Protocol):
 
     async def run_command(self, post: Post) -> None:
         """Carry out a message that `is_command`."""
+
+    def read_on(self, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+        """Yields the messages of the thread, or else the channel, that the post is in: those sent from its time on until the other,
+        oldest first, however many there are; more than that does no harm. They are read a page at a time.
+
+        They are the same posts that the events would have made. The post itself may not exist any more. Raises TryLater, and
+        DestinationGone if the place is gone.
+        """

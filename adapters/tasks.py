@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Coroutine
 from typing import Any
 
 from adapters.surface import DestinationGone, TryLater
 
 log = logging.getLogger(__name__)
+
+
+def without_words(error: BaseException) -> str:
+    """An error's type and where it was raised, for the log: without its own words, among which a person's may be."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 class Tasks:
@@ -21,9 +27,11 @@ class Tasks:
         self._running: set[asyncio.Task[None]] = set()
 
     def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin the work in a task of its own, which raises nothing."""
         task = asyncio.create_task(self._logged(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # it may have been cancelled before it began
         return task
 
     async def aclose(self, grace_seconds: float = 0.0) -> None:

@@ -216,7 +216,7 @@ class Actions:
             case CommandName.QUOTA:
                 return await self._dispatcher.quota(_workspace(interaction), author_of(interaction.user))
             case CommandName.FORGET:
-                return await self._dispatcher.forget(str(interaction.user.id))
+                return await self._dispatcher.forget(str(interaction.user.id), interaction.created_at)
             case CommandName.HELP:
                 return self._help
             case CommandName.ASK:
@@ -231,7 +231,7 @@ class Actions:
             key = key if await self._handler.has_chat(key) else None
         if key is None and (isinstance(channel, discord.Thread) or interaction.guild_id is None):
             key = await self._handler.latest_chat(PLATFORM, workspace, room)
-        return NOTHING_TO_RESET if key is None else await self._dispatcher.reset(key)
+        return NOTHING_TO_RESET if key is None else await self._dispatcher.reset(key, interaction.created_at)
 
 
 def _workspace(interaction: Interaction) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import AsyncGenerator
+from datetime import datetime
 from functools import partial
 
 import aiohttp
@@ -16,7 +19,7 @@ from adapters.backoff import growing_waits, until_reached
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
 from adapters.discord.actions import PLATFORM, Actions
 from adapters.discord.api_errors import CannotEdit, quiet_log
-from adapters.discord.catch_up import read_missed
+from adapters.discord.catch_up import read_missed, read_on
 from adapters.discord.checks import NO_CONTENT, SignIn, sign_in
 from adapters.discord.client import READY_SECONDS, AnyClient, Listener, make_client, point_at
 from adapters.discord.commands import Commands, sync
@@ -80,6 +83,7 @@ class DiscordAdapter:
         self.where = ""
         self.remarks: tuple[str, ...] = ()
         self._client: AnyClient | None = None
+        self._translator: Translator | None = None
         self._has_content = True
         self._tasks = Tasks("Discord", (DestinationGone, TryLater, CannotEdit))
 
@@ -100,6 +104,13 @@ class DiscordAdapter:
     async def run_command(self, post: Post) -> None:
         raise AssertionError("on Discord commands are no messages")
 
+    async def read_on(self, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+        if self._client is None or self._translator is None:
+            raise TryLater
+        async with contextlib.aclosing(read_on(self._client, self._translator, post, until)) as posts:
+            async for each in posts:
+                yield each
+
     def _connected(self) -> AnyClient:
         if self._client is None:
             raise DestinationGone
@@ -113,6 +124,7 @@ class DiscordAdapter:
         dispatcher = Dispatcher(
             self, handler, Pace(CHANNEL_SECONDS, WRITES_PER_SECOND), access=self._access, catch_up=self._catch_up
         )
+        dispatcher.offline()  # until we are connected, messages may be missed
         async with aiohttp.ClientSession() as session:
             try:
                 await self._serve(handler, dispatcher, Downloads(session, self._api_url, proxy_for=self._proxy_for))
@@ -166,7 +178,7 @@ class DiscordAdapter:
             ready_seconds=self._ready_seconds,
             proxy=self._proxy_for(self._api_url or API_URL),
         )
-        translator = Translator(client, downloads, has_content=has_content, embed_seconds=self._embed_seconds)
+        translator = self._translator = Translator(client, downloads, has_content=has_content, embed_seconds=self._embed_seconds)
         client.actions = Actions(dispatcher, handler, translator, downloads, self._connected, has_content=has_content)
         commands = Commands(client, client.actions)
         remarks = [] if has_content else [f"Discord: {NO_CONTENT}"]

@@ -1,11 +1,12 @@
-"""Reads back from Discord what was written during an absence: a bounded number of channels and messages, one channel after
-another."""
+"""Reads back from Discord: what was written during an absence, of a bounded number of channels and messages, one channel after
+another; and what was written in one place since a time, all of it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sys
+from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 
 import discord
@@ -55,6 +56,28 @@ async def read_missed(client: discord.Client, translator: Translator, handler: T
         ]
         await asyncio.sleep(_PAUSE_SECONDS)  # not urgent, and other calls share the rate limit
     return Missed(posts, is_complete)
+
+
+async def read_on(client: discord.Client, translator: Translator, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+    """Yields the messages of people in the post's thread or channel: from its time on until the other, oldest first. Raises
+    TryLater and DestinationGone."""
+    guild_id = None if post.workspace == DIRECT else int(post.workspace)
+    known = client.get_channel(int(post.room))
+    room = (
+        known if isinstance(known, discord.abc.Messageable) else client.get_partial_messageable(int(post.room), guild_id=guild_id)
+    )
+    after: discord.abc.Snowflake = discord.Object(discord.utils.time_snowflake(post.sent_at) - 1)
+    while True:
+        async with translated_errors():
+            messages = [message async for message in room.history(limit=MAX_MESSAGES, after=after, oldest_first=True)]
+        for message in messages:
+            if message.created_at > until:
+                return
+            if translator.is_readable(message) and not is_automatic_message(message):
+                yield translator.post(message)
+        if len(messages) < MAX_MESSAGES:
+            return
+        after = messages[-1]
 
 
 def _newest_in(room: Room) -> int:

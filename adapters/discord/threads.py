@@ -30,7 +30,7 @@ _MARKS = re.compile(r"[*_`~|>#\\]+")
 async def begin_chat(client: discord.Client, post: Post, *, has_content: bool) -> tuple[ThreadKey, Destination]:
     """Begin a chat with a message. In a thread, a direct message, or a channel without threads it is answered in place.
 
-    Raises DestinationGone.
+    Raises DestinationGone, and TryLater if it is unknown whether there is a thread now.
     """
     has_hint = not has_content and post.workspace != DIRECT
     thread_id = await _open_thread(client, post)
@@ -87,7 +87,9 @@ async def _open_thread(client: discord.Client, post: Post) -> str | None:
                 if error.code != THREAD_EXISTS:
                     raise
                 return post.message_id  # a message's thread has the message's id
-    except (DestinationGone, TryLater, CannotEdit):
+    except (DestinationGone, CannotEdit, TryLater) as error:
+        if isinstance(error, TryLater) and error.retry_after_seconds is None:
+            raise  # there may be a thread now, and trying again shows it
         log.info("No thread could be opened on Discord; the answer goes into the channel.")
         return None
     return str(thread.id)

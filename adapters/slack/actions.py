@@ -6,6 +6,7 @@ import html
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -78,7 +79,7 @@ class Actions:
         if command.is_about_chat and post.thread is None and post.is_direct:
             key = await self._handler.latest_chat(PLATFORM, post.workspace, post.channel) or key
         blocks = confirmation_blocks(command)
-        sentence = await self._done(command.name, key, post.author) if blocks is None else _question_of(command)
+        sentence = await self._done(command.name, key, post.author, post.sent_at) if blocks is None else _question_of(command)
         await self._tell(workspace, post.channel, post.author.id, post.thread, sentence, blocks)
 
     async def confirmed(self, workspace: Workspace, body: Body, respond: Respond) -> None:
@@ -89,7 +90,7 @@ class Actions:
         container, person = body.get("container") or {}, _person(body)
         channel = str((body.get("channel") or {}).get("id") or container.get("channel_id") or "")
         thread = str(container.get("thread_ts") or "")
-        sentence = await self._done(name, ThreadKey(PLATFORM, workspace.id, channel, thread), person)
+        sentence = await self._done(name, ThreadKey(PLATFORM, workspace.id, channel, thread), person, _pressed_at(body))
         try:
             is_told = (await respond(text=html.escape(sentence, quote=False), replace_original=True)).status_code == 200
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -97,15 +98,16 @@ class Actions:
         if not is_told:
             await self._tell(workspace, channel, person.id, thread or None, sentence)
 
-    async def _done(self, name: CommandName, key: ThreadKey, person: Author) -> str:
-        """Carry out a command, on the chat `key` if it is about a chat. Returns what to tell the person."""
+    async def _done(self, name: CommandName, key: ThreadKey, person: Author, at: datetime) -> str:
+        """Carry out a command, on the chat `key` if it is about a chat; it was given `at` that time. Returns what to tell the
+        person."""
         match name:
             case CommandName.RESET:
-                return await self._dispatcher.reset(key)
+                return await self._dispatcher.reset(key, at)
             case CommandName.QUOTA:
                 return await self._dispatcher.quota(key.workspace, person)
             case CommandName.FORGET:
-                return await self._dispatcher.forget(person.id)
+                return await self._dispatcher.forget(person.id, at)
             case CommandName.HELP:
                 return HELP
             case CommandName.ASK:
@@ -180,7 +182,7 @@ class Actions:
         elif (blocks := confirmation_blocks(command)) is not None:
             sentence = _question_of(command)
         else:
-            sentence = await self._done(command.name, ThreadKey(PLATFORM, workspace.id, channel, ""), person)
+            sentence = await self._done(command.name, ThreadKey(PLATFORM, workspace.id, channel, ""), person, datetime.now(UTC))
         if sentence is not None:
             await respond(text=html.escape(sentence, quote=False), blocks=blocks, response_type="ephemeral")
 
@@ -293,6 +295,14 @@ class Actions:
                     )
         except (DestinationGone, TryLater, Refused) as error:
             log.info("A sentence for one person on Slack could not be sent (%s).", error or type(error).__name__)
+
+
+def _pressed_at(body: Body) -> datetime:
+    """When a button was pressed, by Slack's clock."""
+    try:
+        return datetime.fromtimestamp(float((body.get("actions") or [{}])[0]["action_ts"]), UTC)
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return datetime.now(UTC)
 
 
 def _question_of(command: Command) -> str:

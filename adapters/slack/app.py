@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from adapters.pace import Pace
 from adapters.post import Post
 from adapters.proxies import ProxyFor, no_proxy
 from adapters.slack.actions import PLATFORM, Actions
-from adapters.slack.catch_up import read_missed
+from adapters.slack.catch_up import read_missed, read_on
 from adapters.slack.checks import INSTALL_AGAIN, about_scope, open_connection, sign_in
 from adapters.slack.connection import Socket
 from adapters.slack.destination import Destination, parse_destination
@@ -41,7 +41,7 @@ from adapters.slack.setup import EVENTS_PATH, INSTALL_PATH, REDIRECT_PATH
 from adapters.slack.surface import SlackSurface
 from adapters.slack.translate import Translator
 from adapters.slack.workspaces import FromMemory, Workspace, Workspaces, sdk_log, web_client
-from adapters.surface import DestinationGone, Surface
+from adapters.surface import DestinationGone, Surface, TryLater
 from adapters.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ class SlackAdapter:
         self._workspaces = Workspaces(api_url, proxy_for=proxy_for)
         self._posted: BoundedSet[str] = BoundedSet(_MAX_POSTED)
         self._actions: Actions | None = None
+        self._translator: Translator | None = None
         self._tasks = Tasks("Slack")
         self._removing = asyncio.Lock()
         self._bolt: AsyncApp | None = None
@@ -114,6 +115,14 @@ class SlackAdapter:
     async def run_command(self, post: Post) -> None:
         if self._actions is not None:
             await self._actions.run_word(post)
+
+    async def read_on(self, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+        if self._translator is None:
+            raise TryLater
+        workspace = await self._workspaces.find(post.workspace)
+        async with contextlib.aclosing(read_on(workspace, self._translator, post, until)) as posts:
+            async for each in posts:
+                yield each
 
     @staticmethod
     def _destination(post: Post) -> Destination:
@@ -139,7 +148,8 @@ class SlackAdapter:
                 await until_reached(lambda: open_connection(self._app_token or "", self._api_url, self._proxy_for), "Slack")
             pace = Pace(CHANNEL_SECONDS, WRITES_PER_SECOND)
             dispatcher = Dispatcher(self, handler, pace, access=self._access, catch_up=self._catch_up)
-            translator = Translator(Files(session, self._api_url, proxy_for=self._proxy_for))
+            translator = self._translator = Translator(Files(session, self._api_url, proxy_for=self._proxy_for))
+            dispatcher.offline()  # until we are connected, messages may be missed
             try:
                 async with self._listening(dispatcher, handler, translator, installations) as connect:
                     await connect()

@@ -1,10 +1,15 @@
-"""Reads back from Slack what was written during an absence: a bounded number of channels, messages and threads."""
+"""Reads back from Slack: what was written during an absence, of a bounded number of channels, messages and threads; and what was
+written in one place since a time, all of it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
+from collections import deque
+from collections.abc import AsyncGenerator
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from adapters.absence import Missed
 from adapters.post import Post
@@ -18,6 +23,8 @@ log = logging.getLogger(__name__)
 MAX_CHANNELS = 200
 MAX_THREADS = 20  # per channel
 _MAX_AT_ONCE = 4
+_PAGE = 100  # messages; Slack may give fewer
+_MAX_KEPT = 1_000  # messages
 _KINDS = "public_channel,private_channel,mpim,im"
 
 
@@ -69,7 +76,53 @@ async def _missed_in(workspace: Workspace, translator: Translator, channel: str,
         str(event["ts"]): event for event in [*messages, *(reply for thread in threads for reply in thread)]
     }
     return [
-        translator.post(workspace, channel, event, is_mention=has_mention(str(event.get("text")), workspace.bot_user_id))
+        _post(workspace, translator, channel, event)
         for ts, event in events.items()
         if float(ts) >= oldest and not is_automatic(event, workspace.bot_user_id)
     ]
+
+
+async def read_on(workspace: Workspace, translator: Translator, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+    """Yields the messages of people in a thread, or else in a channel without its threads: from the post's time on until the other,
+    oldest first. Raises TryLater, and DestinationGone if they cannot be read."""
+    client, channel, oldest = workspace.client, post.channel, post.message_id.rpartition(":")[2]
+    latest = f"{(until + timedelta(milliseconds=1)).timestamp():.6f}"
+    if post.thread is not None:
+        read = partial(client.conversations_replies, channel=channel, ts=post.thread, oldest=oldest, latest=latest)
+        async for event in _events(read):  # the thread's first message, then oldest first
+            if not is_automatic(event, workspace.bot_user_id):
+                yield _post(workspace, translator, channel, event)
+        return
+    while True:  # Slack gives a channel's newest first: those that are kept in the end are the oldest
+        num_found, kept = 0, deque[Event](maxlen=_MAX_KEPT)
+        async for event in _events(partial(client.conversations_history, channel=channel, oldest=oldest, latest=latest)):
+            num_found += 1
+            kept.append(event)
+        for event in reversed(kept):
+            if not is_automatic(event, workspace.bot_user_id):
+                yield _post(workspace, translator, channel, event)
+        if num_found <= len(kept):
+            return
+        oldest = str(kept[0]["ts"])
+
+
+async def _events(read: Any) -> AsyncGenerator[Event, None]:
+    """Yields the messages of all pages that a method of the Web API gives, in their order. Raises TryLater and
+    DestinationGone."""
+    cursor: str | None = None
+    while True:
+        try:
+            async with translated_errors():
+                response = await read(inclusive=True, limit=_PAGE, cursor=cursor)
+        except Refused as error:
+            log.warning("I could not read back what was left on Slack (%s).", error)
+            raise DestinationGone from error
+        for event in response.get("messages") or ():
+            yield event
+        cursor = (response.get("response_metadata") or {}).get("next_cursor")
+        if not cursor:
+            return
+
+
+def _post(workspace: Workspace, translator: Translator, channel: str, event: Event) -> Post:
+    return translator.post(workspace, channel, event, is_mention=has_mention(str(event.get("text")), workspace.bot_user_id))

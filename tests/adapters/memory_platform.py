@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -80,6 +80,9 @@ class MemoryPlatform:
     is_gone: set[str] = field(default_factory=set)
     num_writes: int = 0
     commands: list[Post] = field(default_factory=list)
+    written: list[Post] = field(default_factory=list)  # what can be read back
+    read_faults: list[Exception] = field(default_factory=list)  # of the next pages that are read
+    num_pages: int = 0
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -97,6 +100,23 @@ class MemoryPlatform:
 
     async def run_command(self, post: Post) -> None:
         self.commands.append(post)
+
+    async def read_on(self, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+        """Two messages a page."""
+        after: Post | None = None
+        while True:
+            self.num_pages += 1
+            await asyncio.sleep(0)
+            if self.read_faults:
+                raise self.read_faults.pop(0)
+            there = [each for each in self.written if (each.channel, each.thread) == (post.channel, post.thread)]
+            later = there[there.index(after) + 1 :] if after is not None else [p for p in there if p.sent_at >= post.sent_at]
+            page = [each for each in later[:2] if each.sent_at <= until]
+            for each in page:
+                yield each
+            if len(page) < 2:
+                return
+            after = page[-1]
 
     def texts(self, destination: str) -> list[str]:
         return [page.text for page in self.shown.get(destination, {}).values()]

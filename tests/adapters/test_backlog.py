@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from adapters.absence import CatchUp, Missed
+from adapters.backoff import MAX_TRIES
 from adapters.base import Attachment, ThreadKey
-from adapters.dispatcher import TOO_MANY_AT_ONCE, Dispatcher
+from adapters.dispatcher import Dispatcher
 from adapters.pace import Pace
 from adapters.post import Post
-from adapters.surface import TryLater
+from adapters.read_back import TOO_MANY_AT_ONCE
+from adapters.surface import DestinationGone, TryLater
 from tests.adapters.memory_platform import MemoryPlatform, post
 from tests.adapters.test_mailbox import empty
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler
@@ -26,7 +28,7 @@ class Away:
     def __init__(self, **options: Any) -> None:
         self.platform, self.handler = MemoryPlatform(), MemoryChatHandler()
         self.dispatcher = Dispatcher(self.platform, self.handler, Pace(0.0, 1e6), **options)
-        self.written: list[Post] = []
+        self.written = self.platform.written
         self.num_read_back = self.num_answered = 0
 
     async def online(self) -> None:
@@ -54,6 +56,11 @@ class Away:
     async def settled(self) -> None:
         if len(self.dispatcher._mailboxes):
             await empty(self.dispatcher._mailboxes)
+
+    async def read_back(self) -> None:
+        """Until nothing is read back any more of what was left."""
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await asyncio.gather(*self.dispatcher._read_back._tasks._running)
 
     async def mark(self) -> datetime:
         """What is written down now."""
@@ -92,8 +99,9 @@ async def test_what_does_not_fit_is_told_left_and_answered_in_its_order(caplog: 
     assert [page.notices for page in shown] == [(TOO_MANY_AT_ONCE,)]  # once, not for each
     gate.set()
     await away.asked("1", "2", "3", "4", "5", "6")
-    assert away.num_read_back == 1
     await away.settled()
+    await away.read_back()
+    assert away.num_read_back == 0  # only this conversation, not the whole platform
     assert "could not be dealt with" not in caplog.text
     await away.dispatcher.close()
     assert await away.mark() > away.written[-1].sent_at
@@ -113,37 +121,53 @@ async def test_what_comes_while_posts_are_left_waits_behind_them() -> None:
 
 async def test_what_is_left_is_read_back_again_when_the_platform_could_not_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
-    away, gate, failures = Away(max_posts=1), asyncio.Event(), [OSError("away"), OSError("away")]
-    read_missed = away.read_missed
+    away, gate, read_on = Away(max_posts=1), asyncio.Event(), MemoryPlatform.read_on
+    away.platform.read_faults += [OSError("away"), TryLater(0.001)]
 
-    async def fail_twice(since: datetime) -> Missed:
-        if failures:
-            raise failures.pop()
-        return Missed((await read_missed(since)).posts[:2])  # and not all at once
+    async def break_off(platform: MemoryPlatform, post: Post, until: datetime) -> AsyncGenerator[Post, None]:
+        async for each in read_on(platform, post, until):
+            yield each
+            if each.message_id == "3" and not has_broken:
+                has_broken.append(True)
+                raise TryLater
 
-    away.read_missed = fail_twice  # type: ignore[method-assign]
+    has_broken: list[bool] = []
+    monkeypatch.setattr(MemoryPlatform, "read_on", break_off)
     await away.online()
-    for number in range(1, 5):
+    for number in range(1, 7):
         away.write(str(number), attachments=slow(gate))
     gate.set()
-    await away.asked("1", "2", "3", "4")
-    assert not failures
+    await away.asked("1", "2", "3", "4", "5", "6")
+    assert not away.platform.read_faults
+    assert has_broken
     await away.dispatcher.close()
 
 
-async def test_what_is_left_and_gone_from_the_platform_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_left_and_gone_from_the_platform_is_let_go() -> None:
     away, gate = Away(max_posts=1), asyncio.Event()
     await away.online()
-    away.write("1", attachments=slow(gate))
+    for number in range(1, 6):
+        away.write(str(number), attachments=slow(gate))
+    for message_id in ("2", "4"):
+        away.written[:] = [each for each in away.written if each.message_id != message_id]
+    gate.set()
+    await away.asked("1", "3", "5")
+    await away.read_back()
+    assert await away.mark() > away.written[-1].sent_at
+    await away.dispatcher.close()
+
+
+async def test_what_is_left_in_a_place_that_is_gone_is_let_go() -> None:
+    away, gate = Away(max_posts=1), asyncio.Event()
+    await away.online()
+    first = away.write("1", attachments=slow(gate))
     away.write("2")
-    del away.written[1]
+    away.platform.read_faults.append(DestinationGone())
     gate.set()
     await away.asked("1")
-    await away.settled()
-    await asyncio.wait_for(asyncio.gather(*away.dispatcher._tasks._running), TIMEOUT_SECONDS)
+    await away.read_back()
+    assert await away.mark() > first.sent_at
     await away.dispatcher.close()
-    assert "1 messages on memory that were left are gone" in caplog.text
-    assert await away.mark() > away.written[0].sent_at
 
 
 async def test_nobody_is_told_where_we_have_no_business(caplog: pytest.LogCaptureFixture) -> None:
@@ -164,18 +188,26 @@ async def test_nobody_is_told_where_we_have_no_business(caplog: pytest.LogCaptur
     assert not away.handler.messages
 
 
-async def test_a_post_whose_step_failed_is_looked_for_again(caplog: pytest.LogCaptureFixture) -> None:
-    away = Away()
+async def test_a_post_whose_fault_does_not_pass_is_looked_for_at_the_next_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    away, num_tries, words = Away(), 0, "secret"
     await away.online()
     find_message = away.handler.find_message
 
     async def fail(*_: object) -> None:
-        raise OSError("the database is away")
+        nonlocal num_tries
+        num_tries += 1
+        raise OSError(words)
 
     away.handler.find_message = fail  # type: ignore[assignment, method-assign]
     lost = away.write("1")
     await empty(away.dispatcher._mailboxes)
     away.handler.find_message = find_message  # type: ignore[method-assign]
+    assert num_tries == MAX_TRIES
+    assert "OSError" in caplog.text
+    assert "secret" not in caplog.text
     assert await away.mark() == lost.sent_at
     coming = asyncio.create_task(away.online())
     await away.asked("1")
@@ -184,7 +216,8 @@ async def test_a_post_whose_step_failed_is_looked_for_again(caplog: pytest.LogCa
     await away.dispatcher.close()
 
 
-async def test_a_catch_up_that_fails_is_made_up_for_by_the_next() -> None:
+async def test_a_catch_up_that_fails_is_made_up_for_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
     away = Away()
     await away.online()
     await away.mark()
@@ -223,7 +256,6 @@ async def test_a_reply_that_comes_while_its_beginning_is_still_made_up_for_is_an
     coming = asyncio.create_task(away.online())
     await asyncio.sleep(0)
     away.dispatcher.posted(post("2", "And its size?", thread="t"))
-    await empty(away.dispatcher._mailboxes)
     gate.set()
     await away.asked("1", "2")
     await coming
@@ -236,11 +268,11 @@ async def test_what_was_forgotten_on_purpose_is_not_made_up_for() -> None:
     away.write("1")
     await away.asked("1")
     await away.settled()
-    assert "deleted your question" in await away.dispatcher.forget("u-ann")
+    assert "deleted your question" in await away.dispatcher.forget("u-ann", datetime.now(UTC))
     away.write("2")
     await away.asked("1", "2")
     await away.settled()
-    assert "I have forgotten this chat" in await away.dispatcher.reset(ThreadKey("memory", "w", "c", "t"))
+    assert "I have forgotten this chat" in await away.dispatcher.reset(ThreadKey("memory", "w", "c", "t"), datetime.now(UTC))
     await away.mark()
     again = Dispatcher(away.platform, away.handler, Pace(0.0, 1e6))  # whose mark reaches back a little
     await again.online(away.read_missed)

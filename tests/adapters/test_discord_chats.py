@@ -113,9 +113,22 @@ async def test_where_it_may_not_write_the_person_is_told_directly() -> None:
         assert w.handler.messages == []
 
 
-async def test_when_a_thread_cannot_be_opened_just_now_it_answers_in_the_channel() -> None:
+@pytest.mark.parametrize("fault", [503, "reset", "done, then reset"])
+async def test_when_it_is_unknown_whether_a_thread_was_opened_there_is_one_in_the_end(
+    fault: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.01)
     async with world() as w:
-        w.discord.fail("POST", ".*/threads", 503)
+        w.discord.fail("POST", ".*/threads", fault)
+        asked = await w.ask()
+        await w.answered()
+        assert w.texts(int(asked["id"])) == ["A red circle."]
+        assert w.texts(w.channel) == []
+
+
+async def test_when_discord_wants_no_more_threads_for_now_it_answers_in_the_channel() -> None:
+    async with world() as w:
+        w.discord.fail("POST", ".*/threads", ("429", 60.0, False))
         await w.ask()
         await w.answered()
         assert w.texts(w.channel) == ["A red circle."]

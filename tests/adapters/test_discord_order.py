@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
+import pytest
+
+from adapters.dispatcher import Dispatcher
 from tests.adapters.discord_world import ME, World, world
 from tests.adapters.test_discord_images import embed
 from tests.loopbacks.discord.payloads import Payload
@@ -53,3 +58,27 @@ async def test_a_question_that_is_deleted_while_its_link_is_looked_at_is_forgott
         await w.answered("A star.")
         assert [turn.key.channel for turn in w.handler.platform_turns.values()] == [str(direct)]
         assert w.texts(thread) == []
+
+
+@pytest.mark.parametrize(("is_direct", "fault"), [(True, 503), (False, None)])
+async def test_of_a_full_conversation_all_is_read_back_page_by_page(
+    monkeypatch: pytest.MonkeyPatch, is_direct: bool, fault: int | None
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
+    monkeypatch.setattr("adapters.discord.catch_up.MAX_MESSAGES", 2)
+    monkeypatch.setattr(Dispatcher, "__init__", partialmethod(Dispatcher.__init__, max_posts=1))
+    async with world(embed_seconds=60.0) as w:
+        room = w.discord.add_direct() if is_direct else int((await w.ask())["id"])
+        if not is_direct:
+            await w.answered("A cat.")
+        num_before = len(w.handler.messages)
+        slow = await w.discord.post(room, f"{ME} Number 0 {LINK}")
+        for number in range(1, 4):
+            await w.discord.post(room, f"Number {number}")
+        if fault is not None:
+            w.discord.fail("GET", f"/channels/{room}/messages", fault)
+        await _resolve(w, slow)
+        for _ in range(4):
+            await w.answered("Yes.")
+        texts = [message.text for message in w.handler.messages][num_before:]
+        assert texts == [f"Number 0 {LINK}", *(f"Number {number}" for number in range(1, 4))]

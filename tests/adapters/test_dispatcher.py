@@ -389,11 +389,11 @@ def test_what_a_quota_says() -> None:
 
 async def test_forgetting_and_starting_anew() -> None:
     async with bench() as b:
-        assert "nothing stored" in await b.dispatcher.forget(ANN.id)
+        assert "nothing stored" in await b.dispatcher.forget(ANN.id, datetime.now(UTC))
         await b.answered(start(), "Red.")
         key = ThreadKey("memory", "w", "c", "1")
-        assert "I have forgotten this chat" in await b.dispatcher.reset(key)
+        assert "I have forgotten this chat" in await b.dispatcher.reset(key, datetime.now(UTC))
         assert await b.handler.has_chat(key)
         await b.answered(start("2", thread="1", is_mention=False), "Blue.")
-        assert "deleted your question" in await b.dispatcher.forget(ANN.id)
+        assert "deleted your question" in await b.dispatcher.forget(ANN.id, datetime.now(UTC))
         assert "There is no limit" in await b.dispatcher.quota("w", Author("u-new", "new"))

@@ -11,6 +11,7 @@ import pytest
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, Attachment, IncomingMessage, ThreadKey
 from adapters.dispatcher import Dispatcher
+from adapters.forgotten import Forgotten
 from adapters.mailbox import Mailboxes
 from adapters.pace import Pace
 from adapters.post import Post, asked_once
@@ -122,7 +123,9 @@ async def test_a_changed_question_whose_place_is_gone_ends_quietly(caplog: pytes
 @pytest.mark.parametrize("denied", ["channel:c", "channel:t", "channel:category", "user:u-ann", "guild:w", "dm"])
 async def test_every_part_of_a_place_can_be_denied(denied: str) -> None:
     whole = post("1", thread="t", is_mention=True, is_direct=True, container_ids=frozenset({"category"}))
-    routers = [Router("memory", MemoryChatHandler(), Access(deny=parse_entries(entry))) for entry in (denied, "channel:other")]
+    handler = MemoryChatHandler()
+    forgotten, access = Forgotten("memory", handler), [Access(deny=parse_entries(entry)) for entry in (denied, "channel:other")]
+    routers = [Router("memory", handler, each, forgotten) for each in access]
     assert [await router.route(whole) for router in routers] == [NotForUs(), Begins()]
 
 

@@ -201,7 +201,7 @@ async def test_a_question_that_is_looked_up_while_its_author_is_forgotten_is_not
 
     away.write("1", attachments=attachments)
     await asyncio.wait_for(has_begun.wait(), TIMEOUT_SECONDS)
-    await away.dispatcher.forget(ANN.id)
+    await away.dispatcher.forget(ANN.id, datetime.now(UTC))
     gate.set()
     await away.settled()
     assert not away.handler.messages
@@ -210,7 +210,10 @@ async def test_a_question_that_is_looked_up_while_its_author_is_forgotten_is_not
 # --- coming online, and the mark
 
 
-async def test_answers_of_an_earlier_run_are_shown_although_the_first_try_failed(away: Away) -> None:
+async def test_answers_of_an_earlier_run_are_shown_although_the_first_try_failed(
+    away: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
     away.write("1")
     answer = await away.handler.next_answer()
     await away.dispatcher.close(0)
@@ -231,7 +234,8 @@ async def test_answers_of_an_earlier_run_are_shown_although_the_first_try_failed
     await again.close()
 
 
-async def test_the_mark_does_not_move_on_when_it_could_not_be_read(away: Away) -> None:
+async def test_the_mark_does_not_move_on_when_it_could_not_be_read(away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.backoff.FIRST_SECONDS", 0.0)
     before = await away.mark()
     away.dispatcher.offline()
     read_note = away.handler.read_note

@@ -1,7 +1,7 @@
 """Killed at any moment of a message's way, the program answers it after its restart: once, and in its order.
 
-The moments: it waits in its conversation's mailbox, its files are being looked up, it is accepted and not answered yet, its answer
-is being written.
+The moments: it waits in its conversation's mailbox, or did not fit into it; its files are being looked up; it is accepted and not
+answered yet; its answer is being written.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ async def _mailbox(world: World) -> tuple[Message, list[str]]:
     return post, [FIRST, SECOND]
 
 
+async def _left(world: World) -> tuple[Message, list[str]]:
+    """More than the mailbox holds; after the restart, the newest twenty of what was missed are answered."""
+    post, _ = await _look_up(world)
+    questions = [f"And number {number}?" for number in range(40)]
+    for question in questions:
+        await world.slack.post(post.channel, world.ann, question, thread_ts=post.ts)
+    await world.slack.settle()
+    return post, [FIRST, *questions[-19:]]
+
+
 async def _accepted(world: World) -> tuple[Message, list[str]]:
     post, asked = await world.ask("accepted")
     return post, [asked.question]
@@ -56,7 +66,7 @@ async def _answering(world: World) -> tuple[Message, list[str]]:
     return post, [asked.question]
 
 
-@pytest.mark.parametrize("moment", [_look_up, _mailbox, _accepted, _answering], ids=lambda moment: moment.__name__[1:])
+@pytest.mark.parametrize("moment", [_look_up, _mailbox, _left, _accepted, _answering], ids=lambda moment: moment.__name__[1:])
 async def test_a_message_outlives_a_kill(world: World, moment: Callable[[World], Awaitable[tuple[Message, list[str]]]]) -> None:
     async with world.program() as (running, _):
         post, questions = await moment(world)

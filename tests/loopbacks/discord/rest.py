@@ -218,7 +218,9 @@ class Rest:
         query = request.query
         found = sorted(self._discord.messages[int(request.match_info["channel"])].items(), reverse=True)
         found = [(id_, m) for id_, m in found if id_ < int(query.get("before", 1 << 63)) and id_ > int(query.get("after", 0))]
-        return _json([message for _, message in found[: int(query["limit"])]])
+        limit = int(query["limit"])
+        page = found[-limit:] if "after" in query and "before" not in query else found[:limit]  # those next to it, newest first
+        return _json([message for _, message in page])
 
     async def _on_thread(self, request: web.Request) -> web.Response:
         if not self._discord.permissions & (1 << 35):
