@@ -40,6 +40,8 @@ def decode_apart(data: bytes, kind: str, max_pixels: int) -> PilImage.Image:
         )
     except subprocess.TimeoutExpired as error:
         raise Refused(_NOT_IN_BOUNDS) from error
+    except OSError as error:  # the machine is out of memory or processes
+        raise Refused("it could not be decoded just now. Please try again.") from error
     head, _, pixels = done.stdout.partition(b"\n")
     if done.returncode or not head:
         raise Refused(_NOT_IN_BOUNDS)

@@ -15,22 +15,24 @@ import pillow_heif
 from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 
+from model_server.decoding.kinds import is_foreign_heif
 from model_server.decoding.mending import bare, profile_of_png
 from model_server.decoding.pixels import reduction, to_rgb
 
 MAX_PIXELS = 64_000_000  # a 48-megapixel photograph passes
 
 # Bytes of memory for each pixel at a decoder's peak, measured; where it matters. (All others take no more than 7.)
-_BYTES_PER_PIXEL = {("WEBP", "RGB"): 16, ("WEBP", "RGBA"): 16, ("AVIF", "RGB"): 9, ("AVIF", "RGBA"): 11, ("JPEG", "CMYK"): 9}
+_BYTES_PER_PIXEL = {("WEBP", "RGB"): 17, ("WEBP", "RGBA"): 17, ("AVIF", "RGB"): 9, ("AVIF", "RGBA"): 11, ("JPEG", "CMYK"): 10}
 _SHOWN_KINDS = {"WEBP": "WebP", "HEIF": "HEIC"}
-MAX_MEMORY_BYTES = 520_000_000
+MAX_MEMORY_BYTES = 560_000_000
 _MOST_MISSING = 0.02  # of a JPEG's area
 _DAMAGED = "the file is damaged or cut off."
 _IS_VARIANT = re.compile(
     r"unsupported|not supported|not yet supported|not implemented|unknown|no codec|no decod|plugin|KeyError", re.IGNORECASE
 )
 _IS_MEMORY = re.compile(r"memory|decoder error -9\b", re.IGNORECASE)
-_DNG_VERSION, _SUBFILE_TYPE, _SUB_DIRECTORIES = 50706, 254, 330
+_DNG_VERSION, _SUBFILE_TYPE, _SUB_DIRECTORIES, _COMPRESSION = 50706, 254, 330, 259
+_RARE_COMPRESSIONS = {34661, 34712, 34887, 50001, 50002, 52546}  # JBIG, JPEG 2000, LERC, WebP, JPEG XL: libtiff comes without
 
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=2)
 logging.getLogger("PIL").setLevel(logging.INFO)  # at debug level it writes down what a file says of its owner
@@ -79,8 +81,8 @@ def _decode(data: bytes, kind: str, max_pixels: int, *, original: bytes | None =
     most = MAX_MEMORY_BYTES // _BYTES_PER_PIXEL.get((kind, pil.mode), 1)
     if width * height > most:
         raise too_many_pixels(f"{width} x {height}", most, _SHOWN_KINDS.get(kind, "JPEG in CMYK" if kind == "JPEG" else kind))
-    if kind == "TIFF" and _is_raw(pil):
-        raise Refused("it is a camera's RAW file, which I cannot develop. Please export it as JPEG and send that.")
+    if kind == "TIFF":
+        _check_tiff(pil)
     factor = reduction(width, height)
     if kind == "JPEG" and factor > 1:
         pil.draft(None, (width // factor, height // factor))
@@ -94,10 +96,18 @@ def _decode(data: bytes, kind: str, max_pixels: int, *, original: bytes | None =
     return to_rgb(pil, factor, profile)
 
 
-def _is_raw(pil: PilImage.Image) -> bool:
-    """Whether a TIFF is a camera's RAW file: its first directory is then a thumbnail, or the sensor's data (DNG specification)."""
+def _check_tiff(pil: PilImage.Image) -> None:
+    """Refuse a camera's RAW file, whose first directory is a thumbnail or the sensor's data (DNG specification), and what libtiff
+    would call damaged."""
     tags = pil.tag_v2  # type: ignore[attr-defined]
-    return _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE) == 1 and _SUB_DIRECTORIES in tags)
+    if _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE) == 1 and _SUB_DIRECTORIES in tags):
+        raise Refused("it is a camera's RAW file, which I cannot develop. Please export it as JPEG and send that.")
+    if tags.get(_COMPRESSION) in _RARE_COMPRESSIONS:
+        raise Refused(_variant("TIFF"))
+
+
+def _variant(kind: str) -> str:
+    return f"it is a variant of {_SHOWN_KINDS.get(kind, kind)} that I cannot read. Please save it as PNG or JPEG and send that."
 
 
 def _is_much_missing(pil: PilImage.Image) -> bool:
@@ -128,6 +138,6 @@ def _reason(error: BaseException, data: bytes, kind: str) -> str:
             text = f"{reason!r}"
     if isinstance(error, MemoryError) or _IS_MEMORY.search(text):
         return "it needs more memory than I give to one picture. Please send it smaller, or as JPEG."
-    if _IS_VARIANT.search(text):
-        return f"it is a variant of {_SHOWN_KINDS.get(kind, kind)} that I cannot read. Please save it as PNG or JPEG and send that."
+    if _IS_VARIANT.search(text) or (kind in ("AVIF", "HEIF") and is_foreign_heif(data)):
+        return _variant(kind)
     return _DAMAGED

@@ -71,7 +71,7 @@ _MARKS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"#?RGBE", f"Radiance HDR is not supported. {_EXPORT}"),
     (0, b"icns", f"Apple icons are not supported. {_EXPORT}"),
     (0, b"\0\0\x01\0", f"Windows icons are not supported. {_EXPORT}"),
-    (0, b"\0\0\x02\0", f"Windows cursors are not supported. {_EXPORT}"),
+    (0, b"\0\0\x02\0\x01\0", f"Windows cursors are not supported. {_EXPORT}"),
     (0, b"SIMPLE  =", f"FITS is not supported. {_EXPORT}"),
     (128, b"DICM", f"DICOM is not supported. {_EXPORT}"),
     (0, b"AT&TFORM", f"it is a DjVu document, not a picture. {_STILL}"),
@@ -93,6 +93,8 @@ _STARTS = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
 )
+_ITEM = re.compile(rb"infe[\2\3].{7}(?:\0\0)?([A-Za-z0-9 ]{4})", re.DOTALL)
+_KNOWN_ITEMS = {b"hvc1", b"av01", b"grid", b"iden", b"iovl", b"Exif", b"mime", b"uri "}
 _NETPBM = re.compile(rb"P[1-7fF][\s#]")
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body|script|meta|title|iframe)\b")
 _PROLOGUE = re.compile(rb"(?:\s|<\?xml[^>]*>|<!--.*?-->)*", re.DOTALL)
@@ -112,6 +114,16 @@ def kind_of(data: bytes) -> str | None:
     if brands & _AVIF_BRANDS:
         return "AVIF"
     return "HEIF" if brands & _HEIF_BRANDS else None
+
+
+def is_foreign_heif(data: bytes) -> bool:
+    """Whether a HEIF or AVIF file is whole, and holds what neither of our decoders makes a picture of: uncompressed or JPEG pixels,
+    a gain map, a codec of video. Its item types say so (ISO/IEC 23008-12, 6.2)."""
+    at = 0
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        at += int.from_bytes(data[at + 8 : at + 16], "big") or 16 if size == 1 else size or len(data) - at
+    return at == len(data) and bool(set(_ITEM.findall(data)) - _KNOWN_ITEMS)
 
 
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
@@ -172,14 +184,22 @@ def _of_container(data: bytes) -> str | None:
         return _AUDIO
     if len(data) > 376 and data[0] == data[188] == data[376] == 0x47:  # MPEG transport stream: packets of 188 bytes
         return _VIDEO
-    if len(data) > 2 and data[0] == 0xFF and data[1] & 0xE6 in (0xE2, 0xE4, 0xE6) and data[1] & 0x18 != 0x08:  # MPEG audio frame
-        return _AUDIO
-    return None
+    return _AUDIO if _is_mpeg_audio(data) else None
+
+
+def _is_mpeg_audio(data: bytes) -> bool:
+    """Whether it begins with a frame's header of which no field has its forbidden value (ISO/IEC 11172-3, 2.4.1.3)."""
+    if len(data) < 4 or data[0] != 0xFF or data[1] & 0xE0 != 0xE0:
+        return False
+    version, layer, bit_rate, sampling_rate = data[1] >> 3 & 3, data[1] >> 1 & 3, data[2] >> 4, data[2] >> 2 & 3
+    return version != 1 and layer != 0 and bit_rate not in (0, 15) and sampling_rate != 3
 
 
 def _is_office(data: bytes) -> bool:
     head = data[:4096]
-    return data.startswith(b"PK\x03\x04") and any(part in head for part in (b"[Content_Types].xml", b"word/", b"opendocument"))
+    return data.startswith(b"PK\x03\x04") and any(
+        part in head for part in (b"[Content_Types].xml", b"word/", b"ppt/", b"xl/", b"opendocument")
+    )
 
 
 def _is_text(head: bytes) -> bool:

@@ -14,7 +14,7 @@ MAX_PROFILE_BYTES = 8 * 1024 * 1024  # profiles for print have up to 3 MB
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_LOOKS = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"eXIf"}
 _TIFF_METADATA = {330, 700, 33723, 34377, 34665, 34853, 37724, 40965}  # SubIFDs, XMP, IPTC, Photoshop, Exif, GPS, ..., Interop
-_EXIF_ITEM = re.compile(rb"(infe.{8})Exif", re.DOTALL)
+_EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
 
 
 def bare(data: bytes, kind: str) -> bytes | None:
@@ -29,6 +29,8 @@ def bare(data: bytes, kind: str) -> bytes | None:
                 mended = _bare_webp(data)
             case "TIFF":
                 mended = _bare_tiff(data)
+            case "BMP":
+                mended = _bare_bmp(data)
             case "AVIF" | "HEIF":
                 mended = _EXIF_ITEM.sub(rb"\1skip", data)
             case _:
@@ -120,6 +122,14 @@ def _bare_webp(data: bytes) -> bytes:
         at += 8 + length + length % 2
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _bare_bmp(data: bytes) -> bytes:
+    """With no more colours in its palette than its pixels can name."""
+    header, bits, num_colours = struct.unpack("<I10xH16xI", data[14:50])
+    if header < 40 or bits > 8 or num_colours <= 1 << bits:
+        return data
+    return data[:46] + struct.pack("<I", 1 << bits) + data[50:]
 
 
 def _bare_tiff(data: bytes) -> bytes | None:

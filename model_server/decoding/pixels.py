@@ -120,6 +120,8 @@ def _ground(rgba: PilImage.Image, alpha: PilImage.Image) -> str:
 
 def _orientation(pil: PilImage.Image) -> int:
     """As EXIF has it, 1 to 8 if it is right; 1 if it is missing or broken."""
+    for name in ("xmp", "XML:com.adobe.xmp"):  # viewers do not turn a picture because of what is written there
+        pil.info.pop(name, None)
     try:
         return int(pil.getexif().get(_ORIENTATION, 1))
     except Exception:  # a picture with broken EXIF data is still usable

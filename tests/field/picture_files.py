@@ -17,6 +17,8 @@ COLORANTS = {
     "P3": ((0.51512, 0.24120, -0.00105), (0.29198, 0.69225, 0.04189), (0.15710, 0.06657, 0.78407)),
     "Adobe": ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)),
 }
+# A greyscale picture of 64 x 32: for `tiff`.
+RED_TIFF = {256: (3, 64), 257: (3, 32), 258: (3, 8), 259: (3, 1), 262: (3, 1), 277: (3, 1), 278: (3, 32)}
 
 
 def encoded(pil: PilImage.Image, kind: str, **options: object) -> bytes:
@@ -28,6 +30,11 @@ def encoded(pil: PilImage.Image, kind: str, **options: object) -> bytes:
 def red(kind: str = "PNG", **options: object) -> bytes:
     """A plain red picture of 64 x 32."""
     return encoded(PilImage.new("RGB", (64, 32), RED), kind, **options)
+
+
+def jpeg_with(marker: int, body: bytes) -> bytes:
+    """A red JPEG with this segment before all others."""
+    return JPEG[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + JPEG[2:]
 
 
 def chunk(name: bytes, body: bytes, *, crc: int | None = None) -> bytes:
@@ -110,3 +117,6 @@ def srgb_profile() -> bytes:
 def box(name: bytes, body: bytes) -> bytes:
     """A box of an ISO base media file."""
     return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+JPEG = red("JPEG", quality=95)
