@@ -59,8 +59,8 @@ def decode(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> PilImage.Ima
         raise
     except (PilImage.DecompressionBombError, PilImage.DecompressionBombWarning) as error:
         raise too_many_pixels("far too many", max_pixels) from error
-    except Exception as error:  # decoders raise many things
-        first = error
+    except Exception as error:  # decoders raise many things; not kept, because it holds the pixels
+        reason = _reason(error, data, kind)
     mended = bare(data, kind)
     if mended is not None:
         try:
@@ -69,7 +69,7 @@ def decode(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> PilImage.Ima
             raise
         except Exception:  # the reason is the first one
             pass
-    raise Refused(_reason(first, data, kind)) from first
+    raise Refused(reason)
 
 
 def _decode(data: bytes, kind: str, max_pixels: int, *, original: bytes | None = None) -> PilImage.Image:

@@ -121,8 +121,12 @@ def is_foreign_heif(data: bytes) -> bool:
     a gain map, a codec of video. Its item types say so (ISO/IEC 23008-12, 6.2)."""
     at = 0
     while at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        at += int.from_bytes(data[at + 8 : at + 16], "big") or 16 if size == 1 else size or len(data) - at
+        size = int.from_bytes(data[at : at + 4], "big") or len(data) - at
+        if size == 1:  # a longer number follows
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if size < 8:
+            return False
+        at += size
     return at == len(data) and bool(set(_ITEM.findall(data)) - _KNOWN_ITEMS)
 
 

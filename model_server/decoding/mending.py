@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 MAX_PROFILE_BYTES = 8 * 1024 * 1024  # profiles for print have up to 3 MB
+_MOST_SEGMENTS = 100_000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_LOOKS = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"eXIf"}
 _TIFF_METADATA = {330, 700, 33723, 34377, 34665, 34853, 37724, 40965}  # SubIFDs, XMP, IPTC, Photoshop, Exif, GPS, ..., Interop
@@ -56,17 +58,15 @@ def profile_of_png(data: bytes) -> bytes | None:
     return None
 
 
-def _png_chunks(data: bytes) -> list[tuple[bytes, bytes, bool]]:
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """(name, body, whether its checksum is right) of each chunk; the last one may be cut off."""
-    chunks = []
     at = len(_PNG_START)
     while at + 8 <= len(data):
         length, name = struct.unpack(">I4s", data[at : at + 8])
         body = data[at + 8 : at + 8 + length]
         is_right = data[at + 8 + length : at + 12 + length] == struct.pack(">I", zlib.crc32(name + body))
-        chunks.append((name, body, is_right))
+        yield name, body, is_right
         at += 12 + length
-    return chunks
 
 
 def _bare_png(data: bytes) -> bytes:
@@ -86,10 +86,10 @@ def _bare_jpeg(data: bytes) -> bytes:
     """Tables, frame and scans; of the application segments only those that decide the look. Ends where a JPEG has to end."""
     kept = [b"\xff\xd8"]
     at = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0:
-            raise IndexError("no scan")
+            break
         marker = data[at + 1]
         if marker in (0x00, 0xFF, 0x01, 0xD8) or 0xD0 <= marker <= 0xD7:  # no segment: stuffing, fill bytes, junk
             at += 1
@@ -97,15 +97,13 @@ def _bare_jpeg(data: bytes) -> bytes:
         (length,) = struct.unpack(">H", data[at + 2 : at + 4])
         segment = data[at : at + 2 + length]
         if marker == 0xDA:
-            kept.append(data[at:])
-            break
+            end = b"" if data.rstrip(b"\0").endswith(b"\xff\xd9") else b"\xff\xd9"
+            return b"".join([*kept, data[at:], end])
         is_application = 0xE0 <= marker <= 0xEF or marker == 0xFE
         if not is_application or segment[4:9] in (b"JFIF\0", b"Adobe", b"Exif\0", b"ICC_P"):
             kept.append(segment)
         at += 2 + length
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        kept.append(b"\xff\xd9")
-    return b"".join(kept)
+    return data
 
 
 def _bare_webp(data: bytes) -> bytes:

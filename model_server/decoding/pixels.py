@@ -101,11 +101,11 @@ def _on_ground(rgba: PilImage.Image) -> PilImage.Image:
 
 def _ground(rgba: PilImage.Image, alpha: PilImage.Image) -> str:
     """White if that leaves what is drawn visible, otherwise black or grey, whichever does."""
+    if alpha.getextrema() == (255, 255):
+        return "white"
     step = reduction(rgba.width, rgba.height * 16)
     small = rgba.resize((-(-rgba.width // step), -(-rgba.height // step)), PilImage.Resampling.NEAREST) if step > 1 else rgba
     visible = small.getchannel("A").point([0] * 32 + [255] * 224)
-    if alpha.getextrema() == (255, 255):
-        return "white"
     red, green, blue = (small.getchannel(channel) for channel in "RGB")
     lightest = ImageChops.lighter(red, ImageChops.lighter(green, blue)).histogram(visible)
     darkest = ImageChops.darker(red, ImageChops.darker(green, blue)).histogram(visible)

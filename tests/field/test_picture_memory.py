@@ -121,6 +121,13 @@ def interlaced_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", packed(num_bytes)) + chunk(b"IEND", b"")
 
 
+def broken_png() -> bytes:
+    """RGBA, with a comment at its end that breaks off: it is decoded twice."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 6, 0, 0, 0))
+    pixels = chunk(b"IDAT", packed(SIDE * (1 + 4 * SIDE)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"tEXt", b"k\0" + b"a" * 100)[:50]
+
+
 def float_tiff(samples: int = 1, bits: int = 32, form: int = 3) -> bytes:
     """One strip with all rows, so that the decoder holds it whole."""
     tags = {
@@ -148,6 +155,7 @@ def tiff_with_a_huge_tile() -> bytes:
     "data",
     [
         pytest.param(interlaced_png, id="interlaced PNG"),
+        pytest.param(broken_png, id="PNG that breaks off after its pixels"),
         pytest.param(float_tiff, id="float TIFF in one strip"),
         pytest.param(lambda: float_tiff(4, 16, 1), id="TIFF of 16 bits with transparency in one strip"),
         pytest.param(tiff_with_a_huge_tile, id="TIFF with a huge tile"),
