@@ -154,7 +154,7 @@ def why_no_image(data: bytes, name: str) -> str:
     if data.startswith((b"\x89PNG", b"GIF8", b"BM", b"\xff\xd8")) and len(data) < 1024:
         return "the file is damaged or cut off."
     if _is_text(data[:4096]):
-        return f"it is text, not a picture that I can read. {_WHAT_WORKS}"
+        return f"it is not a picture that I can read. It is text, and {_WHAT_WORKS}"
     return f"it is not a picture that I can read. {_WHAT_WORKS}"
 
 
@@ -192,11 +192,12 @@ def _of_container(data: bytes) -> str | None:
 
 
 def _is_mpeg_audio(data: bytes) -> bool:
-    """Whether it begins with a frame's header of which no field has its forbidden value (ISO/IEC 11172-3, 2.4.1.3)."""
+    """Whether it begins with the header of a frame of layer II or III, of which no field has its forbidden value (ISO/IEC 11172-3,
+    2.4.1.3). Layer I is the mark of UTF-16."""
     if len(data) < 4 or data[0] != 0xFF or data[1] & 0xE0 != 0xE0:
         return False
     version, layer, bit_rate, sampling_rate = data[1] >> 3 & 3, data[1] >> 1 & 3, data[2] >> 4, data[2] >> 2 & 3
-    return version != 1 and layer != 0 and bit_rate not in (0, 15) and sampling_rate != 3
+    return version != 1 and layer in (1, 2) and bit_rate not in (0, 15) and sampling_rate != 3
 
 
 def _is_office(data: bytes) -> bool:
@@ -207,10 +208,7 @@ def _is_office(data: bytes) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return True
-    try:
-        head[: len(head) - 3 if len(head) == 4096 else None].decode()
-    except UnicodeDecodeError:
-        return False
-    return bool(head) and not _TEXT_CONTROLS & set(head)
+    is_wide = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    whole = head[: len(head) - 4 if len(head) == 4096 else None]  # no character is cut in the middle that is looked at
+    text = whole.decode("utf-16" if is_wide else "utf-8", "replace")
+    return bool(text) and not any(ord(letter) in _TEXT_CONTROLS or letter == "\ufffd" for letter in text[:-1])
