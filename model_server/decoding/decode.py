@@ -34,7 +34,7 @@ _IS_MEMORY = re.compile(r"memory|decoder error -9\b", re.IGNORECASE)
 _DNG_VERSION, _SUBFILE_TYPE, _SUB_DIRECTORIES, _COMPRESSION = 50706, 254, 330, 259
 _RARE_COMPRESSIONS = {34661, 34712, 34887, 50001, 50002, 52546}  # JBIG, JPEG 2000, LERC, WebP, JPEG XL: libtiff comes without
 
-# Without threads of its own libde265 gets a camera's 33 million pixels of 10 bits into the bound; with two it did not within 640 MB.
+# Without threads of its own libde265 gets a camera's 33 million pixels of 10 bits into the bound; with two, not into 640 MB.
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=0)
 logging.getLogger("PIL").setLevel(logging.INFO)  # at debug level it writes down what a file says of its owner
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, printed once: nobody could act on it
