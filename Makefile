@@ -32,7 +32,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 # The build's own requirements come from the lock too: pip before 25.3 reads the first variable for that, later ones the second.
 PIP_INSTALL = PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK)
 
-.PHONY: help install run demo test mutants clients lint format types build lock train-tiny evaluate-tiny
+.PHONY: help install run demo test mutants clients corpus lint format types build lock train-tiny evaluate-tiny
 
 help: ## List what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-22s%s\n' "$$name" "$$text"; done
@@ -55,6 +55,9 @@ mutants: $(DEV_STAMP) ## Put small faults into the core and see whether its test
 
 clients: $(DEV_STAMP) ## Ask `threadsight serve` with ten clients, which are installed for it; needs the network
 	@$(BIN)/python -m tests.field.clients $(ARGS)
+
+corpus: $(DEV_STAMP) ## Read other people's picture files, compare them with ImageMagick; downloads them first
+	@$(BIN)/python -m tests.field.corpus $(ARGS)
 
 lint: $(DEV_STAMP) ## Check style and formatting
 	$(BIN)/ruff check
