@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+import threading
 import unicodedata
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -228,10 +229,25 @@ def _prompt() -> ReadLine:
 
 
 async def _read_stdin() -> str:
-    line: str = await asyncio.to_thread(sys.stdin.readline)
-    if not line:
+    """Read a line of an input that is no terminal. The program can end meanwhile: a thread of asyncio's own, or one that holds the
+    lock of `sys.stdin`, would not let it as long as the input stays open."""
+    loop = asyncio.get_running_loop()
+    line: asyncio.Future[bytes] = loop.create_future()
+
+    def take(data: bytes) -> None:
+        if not line.done():
+            line.set_result(data)
+
+    def read() -> None:
+        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as unbuffered:
+            data = unbuffered.readline()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(take, data)
+
+    threading.Thread(target=read, daemon=True).start()
+    if not (data := await line):
         raise EOFError
-    return line
+    return data.decode(sys.stdin.encoding, "replace")
 
 
 @contextlib.contextmanager
