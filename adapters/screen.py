@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 
 class Screen:
+    """Shows the answers of one platform, each in a task of its own. Close it at the end."""
+
     def __init__(self, platform: str, handler: ThreadHandler, pace: Pace) -> None:
         self._platform = platform
         self._handler = handler

@@ -55,6 +55,8 @@ Respond = Callable[..., Awaitable[Any]]
 
 
 class Actions:
+    """What members do besides writing messages: buttons, shortcuts, slash commands, the App Home."""
+
     def __init__(
         self,
         dispatcher: Dispatcher,
