@@ -117,6 +117,16 @@ class InferenceLoop:
         """
         return await asyncio.to_thread(self._engine.num_prompt_tokens, messages, system)
 
+    def check_size(self, messages: Sequence[Message], system: str | None = None) -> None:
+        """Refuse what cannot fit however its tokens are counted, which takes long for a long text. Raises `RequestRefused`."""
+        capabilities = self.capabilities
+        num_images = sum(len(message.images) for message in messages)
+        if num_images > capabilities.max_images_per_chat:
+            raise RequestRefused(f"I can look at {capabilities.max_images_per_chat} picture(s) in a chat, not {num_images}.")
+        num_characters = len(system or "") + sum(len(message.text) for message in messages)
+        if num_characters > capabilities.context_length * _MAX_CHARACTERS_PER_TOKEN:
+            raise PromptTooLong(num_characters // 4, capabilities.context_length - 1)
+
     def submit(self, request: ChatRequest) -> TokenStream:
         """Queue a request and return its stream at once. `max_new_tokens` may be lowered to what fits the context and the cache.
 
@@ -174,13 +184,8 @@ class InferenceLoop:
     def _measure(self, request: ChatRequest) -> tuple[int, int, int]:
         """Returns prompt tokens, most tokens of the answer, cache cost. Raises `RequestRefused` for what can never be answered."""
         capabilities = self.capabilities
-        num_images = sum(len(message.images) for message in request.messages)
-        if num_images > capabilities.max_images_per_chat:
-            raise RequestRefused(f"I can look at {capabilities.max_images_per_chat} picture(s) in a chat, not {num_images}.")
+        self.check_size(request.messages, request.system)
         max_prompt = capabilities.context_length - 1
-        num_characters = len(request.system or "") + sum(len(message.text) for message in request.messages)
-        if num_characters > capabilities.context_length * _MAX_CHARACTERS_PER_TOKEN:
-            raise PromptTooLong(num_characters // 4, max_prompt)
         num_tokens = self._engine.num_prompt_tokens(request.messages, request.system)
         if num_tokens > max_prompt:
             raise PromptTooLong(num_tokens, max_prompt)

@@ -6,6 +6,7 @@ When a client disconnects, its answer stops within a step, streamed or not. Who 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from model_server.errors import ModelServerError
 from model_server.fetch import fetch_image_url
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import AnswerForm, Completion
-from model_server.serve.door import Door, is_loopback
+from model_server.serve.door import Door, HttpLog, is_loopback
 from model_server.serve.image_url import FetchImage
 from model_server.serve.known_answers import KnownAnswers
 from model_server.serve.messages import read_messages
@@ -87,7 +88,8 @@ class CompletionServer:
         app.router.add_get(f"{_BASE}models/{{name:.*[^/]}}{_END}", self._one_model)
         app.router.add_post(f"{_BASE}chat/completions{_END}", self._complete)
         app.router.add_post(f"{_BASE}responses{_END}", self._respond)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS)
+        log = HttpLog(logging.getLogger(__name__))
+        self._runner = web.AppRunner(app, access_log=None, logger=log, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self._host, self._port).start()
@@ -158,6 +160,7 @@ class CompletionServer:
         messages, system = await read_messages(request.chat, self._fetch, self._max_image_bytes, max_images, request.chat_param)
         sampling = request.sampling(self._max_new_tokens, self._temperature)
         chat = ChatRequest(form.answer_id, self._known_answers.restore(messages, system), sampling, system)
+        self._model.check_size(chat.messages, chat.system)
         await self._model.num_prompt_tokens(chat.messages, chat.system)  # so that counting is fast in `submit`
 
         def remember(end: Finished, text: str) -> None:
