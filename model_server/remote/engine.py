@@ -177,6 +177,7 @@ class RemoteEngine:
         """The pieces of the answer, with retries before the first."""
         delays = iter(self._retry_delays_seconds)
         left_out = self._left_out
+        has_text = False
         while True:
             optional = optional_fields(sampling, left_out)
             try:
@@ -186,10 +187,11 @@ class RemoteEngine:
                 async with contextlib.aclosing(self._connection.answer(body)) as pieces:
                     async for piece in pieces:
                         self._leave_out(left_out)
+                        has_text = has_text or bool(piece.text)
                         yield piece
                 return
             except NoModel:
-                if next(delays, None) is None or not await self._has_another_model():
+                if has_text or next(delays, None) is None or not await self._has_another_model():
                     raise
                 left_out = self._left_out
             except FieldsRefused as refused:

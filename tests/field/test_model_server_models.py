@@ -13,7 +13,7 @@ from aiohttp import web
 from bot.config import Settings
 from bot.doctor import examine
 from model_server.errors import EngineFailed, ModelLoadError
-from tests.model_server.scripted_server import GOOD, TIMEOUT_SECONDS, Server, answers, ask, sends, streams, text_of
+from tests.model_server.scripted_server import GOOD, TIMEOUT_SECONDS, Server, answers, ask, chunk, data, sends, streams, text_of
 
 PAGE = "<!doctype html><html><body>Sign in</body></html>"
 
@@ -101,6 +101,16 @@ async def test_a_server_that_was_restarted_with_another_model_is_asked_for_that(
     assert text_of(await ask(loop)) == "Good day"
     assert [body["model"] for body in server.asked] == ["llava", "llava", "pixtral"]
     assert (loop.capabilities.model_name, loop.capabilities.context_length) == ("pixtral", 3000)
+
+
+async def test_an_answer_that_has_begun_is_not_asked_for_again(server: Server) -> None:
+    """A gateway that loses its model in the middle."""
+    server.handlers = [streams(chunk("Good"), data({"error": {"code": 404, "message": "model llava not found"}})), streams(*GOOD)]
+    loop = await server.connect()
+    server.entries = [{"id": "pixtral"}]
+    with pytest.raises(EngineFailed, match="does not have the model"):
+        await ask(loop)
+    assert len(server.asked) == 1
 
 
 async def test_what_another_model_did_not_take_is_asked_again(server: Server) -> None:
