@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime
 import email.utils
+import io
 import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,8 +20,9 @@ from typing import assert_never
 import aiohttp
 
 from model_server.errors import EngineFailed, ModelServerError
+from model_server.remote.events import ErrorInAnswer
 from model_server.remote.listing import ListedModel, ServedModel, choose, printable, read_models
-from model_server.remote.pieces import ErrorInAnswer, Piece, read_pieces
+from model_server.remote.pieces import Piece, read_pieces
 from model_server.remote.refusals import (
     AWAY,
     BROKEN_OFF,
@@ -39,9 +41,11 @@ from model_server.types import FinishReason
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 300.0  # a busy server sends nothing before the first word
 _AFTER_END_SECONDS = 5.0  # how long a finished answer is kept waiting for its token counts
+_LIST_SECONDS = 20.0  # for the list of models, which needs no model
+_ERROR_SECONDS = 5.0  # for the words of an error, whose status is known
 _IDLE_CONNECTION_SECONDS = 15.0
-_LINE_BYTES = 2**20  # aiohttp takes lines of twice this length
 _MAX_ERROR_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**16  # gateways send long ones
 _MAX_LIST_BYTES = 2**24  # services list hundreds of models with all that can be said of them
 
 _log = logging.getLogger(__name__)
@@ -83,20 +87,25 @@ class Connection:
 
     def __init__(self, server: RemoteServer) -> None:
         self._server = server
-        self.url = server.url.rstrip("/")
+        self.url = server.url.rstrip("/").removesuffix("/chat/completions").rstrip("/")  # some copy the whole address
         self._starts_thinking = False  # the model's answers begin within its thinking, without a mark
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS),
             headers={"Authorization": f"Bearer {server.api_key}"} if server.api_key else {},
             cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=_LINE_BYTES,
             proxy=server.proxy,
+            max_line_size=_MAX_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
         )
 
     async def close(self) -> None:
         """Close the session, and with it whatever answers still come."""
         await self._session.close()
+
+    def forget_thinking(self) -> None:
+        """The next answers are another model's."""
+        self._starts_thinking = False
 
     async def served_model(self) -> ServedModel:
         """Find the model to ask for. Raises `NotYet` or a `ModelServerError`.
@@ -105,10 +114,13 @@ class Connection:
         """
         name = self._server.model
         try:
-            async with self._request("GET", "/models", may_fail=name is not None) as response:
+            async with asyncio.timeout(_LIST_SECONDS), self._request("GET", "/models", may_fail=name is not None) as response:
                 models = self._models(await _read(response, _MAX_LIST_BYTES)) if _is_good(response) else []
         except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
             raise NotYet(EngineFailed(AWAY)) from None
+        except TimeoutError:
+            _log.warning("The model server at %s does not list its models within %.0f seconds.", self.url, _LIST_SECONDS)
+            raise NotYet(EngineFailed(SILENT)) from None
         served = choose(models, name)
         if served is not None:
             return served
@@ -143,10 +155,10 @@ class Connection:
         try:
             async with asyncio.timeout(None) as patience, self._request("POST", "/chat/completions", body) as response:
                 is_taken = True
-                async for piece in read_pieces(response.content, thinking):
+                async for piece in read_pieces(response.content.iter_any(), thinking):
                     has_text, has_thinking = has_text or bool(piece.text.strip()), has_thinking or piece.has_thinking
                     reason = piece.finish_reason or reason
-                    if reason is not None:
+                    if piece.finish_reason is not None or (reason is not None and piece.text):
                         patience.reschedule(clock.time() + _AFTER_END_SECONDS)
                     yield piece
         except ErrorInAnswer as error:
@@ -155,11 +167,16 @@ class Connection:
         except ModelServerError:
             if reason is None:
                 raise
-        except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, TimeoutError):
+        except aiohttp.ClientPayloadError as error:
+            if reason is None and not has_text and "content-encoding" in str(error):
+                _log.error("The model server at %s says that its answer is compressed, and it is not so.", self.url)
+                raise EngineFailed(NOT_UNDERSTOOD) from None
+        except (aiohttp.ClientConnectionError, TimeoutError):
             pass
         self._learn_thinking(thinking)
         if reason is None:
             if not has_text:
+                _log.warning("The model server at %s broke off before the first word of an answer.", self.url)
                 raise NotYet(EngineFailed(NO_WORD if is_taken else AWAY))
             _log.error("The model server at %s broke off in the middle of an answer.", self.url)
             raise EngineFailed(BROKEN_OFF)
@@ -195,10 +212,11 @@ class Connection:
         """
         headers = {} if body is None else {"Content-Type": "application/json"}
         url = self.url + path
+        data = None if body is None else io.BytesIO(body)  # sent in pieces, so that pictures do not hold up the event loop
         try:
-            async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
                 if not _is_good(response):
-                    refused = refusal(response.status, await _read(response, _MAX_ERROR_BYTES))
+                    refused = refusal(response.status, await _read_error(response))
                     if body is not None and refused.fields:
                         raise FieldsRefused(refused)
                     if refused.is_temporary:
@@ -210,7 +228,7 @@ class Connection:
                         _log.error("The model server at %s answered with status %d: %s.", self.url, response.status, refused.advice)
                         raise refused.error
                 yield response
-        except aiohttp.ClientSSLError:
+        except aiohttp.ClientConnectorCertificateError:
             _log.error("The certificate of the model server at %s is not trusted.", self.url)
             raise EngineFailed(AWAY) from None
         except aiohttp.ClientProxyConnectionError:
@@ -219,6 +237,13 @@ class Connection:
         except aiohttp.ClientHttpProxyError as error:
             _log.warning("The proxy did not connect to the model server at %s: it answered with status %d.", self.url, error.status)
             raise NotYet(EngineFailed(AWAY)) from None
+        except aiohttp.ClientSSLError:
+            _log.error("The model server at %s does not speak TLS: does its address begin with http:// ?", self.url)
+            raise EngineFailed(AWAY) from None
+        except aiohttp.ClientResponseError as error:
+            # What follows the colon may quote the server.
+            _log.error("What is at %s does not speak HTTP as it is usual: %s.", self.url, error.message.partition(":")[0])
+            raise EngineFailed(NOT_UNDERSTOOD) from None
         except aiohttp.ClientConnectorError as error:
             _log.warning("The model server at %s cannot be reached: %s", self.url, error.strerror or "no connection")
             raise NotYet(EngineFailed(AWAY)) from None
@@ -254,6 +279,18 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         return await response.content.readexactly(max_bytes)
     except asyncio.IncompleteReadError as error:
         return error.partial
+
+
+async def _read_error(response: aiohttp.ClientResponse) -> bytes:
+    """As much of an error's words as comes soon: its status alone says a lot."""
+    body = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) >= _MAX_ERROR_BYTES:
+                    break
+    return bytes(body)
 
 
 def _seconds(retry_after: str) -> float:

@@ -24,7 +24,7 @@ from model_server.loop import InferenceLoop
 from model_server.remote.connection import Connection, FieldsRefused, NotYet, RemoteServer
 from model_server.remote.listing import ServedModel
 from model_server.remote.pieces import Piece
-from model_server.remote.refusals import NOT_UNDERSTOOD
+from model_server.remote.refusals import NOT_UNDERSTOOD, NoModel
 from model_server.remote.request import optional_fields, request_body
 from model_server.types import FinishReason, Message, ModelCapabilities, SamplingParams, Usage
 
@@ -34,6 +34,7 @@ MAX_RUNNING = 256  # what a cluster batches at a time; other requests wait here,
 RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _MAX_RETRY_AFTER_SECONDS = 30.0  # whoever asked is not kept waiting longer
 _BYTES_PER_TOKEN = 3  # of UTF-8; English has about four
+_MAX_CHARACTERS_PER_TOKEN = 64  # a longer answer is from a server that ignores how long it may be
 _TOKENS_PER_MESSAGE = 8  # for what a template adds around each
 
 _log = logging.getLogger(__name__)
@@ -120,8 +121,11 @@ class RemoteEngine:
     async def _learn(self) -> None:
         served = await self._connection.served_model()
         self._tell(served)
-        if served.name != self._capabilities.model_name:
+        if served.name != self._capabilities.model_name:  # what was learned of another one is forgotten
             self._stated_context_length = None
+            self._left_out = frozenset()
+            self._connection.forget_thinking()
+            self._capabilities = replace(self._capabilities, num_image_tokens=DEFAULT_IMAGE_TOKENS)
         context_length = self._server.context_length or served.context_length or DEFAULT_CONTEXT_LENGTH
         context_length = min(context_length, self._stated_context_length or context_length)
         self._capabilities = replace(self._capabilities, model_name=served.name, context_length=context_length)
@@ -142,12 +146,18 @@ class RemoteEngine:
     async def _answer(self, request_id: str, messages: Sequence[Message], sampling: SamplingParams, system: str | None) -> None:
         reason: FinishReason | None = None
         usage: Usage | None = None
+        num_characters = 0
         try:
             async with contextlib.aclosing(self._pieces(messages, sampling, system)) as pieces:
                 async for piece in pieces:
                     reason, usage = piece.finish_reason or reason, piece.usage or usage
                     if piece.text:
                         self._on_outputs([EngineOutput(request_id, piece.text)])
+                    num_characters += len(piece.text)
+                    if num_characters > sampling.max_new_tokens * _MAX_CHARACTERS_PER_TOKEN:
+                        _log.warning("The model server at %s ignores how long an answer may be: it was cut.", self._connection.url)
+                        reason = FinishReason.LENGTH
+                        break
         except ModelServerError as error:
             self._has_learned = False  # a restarted server may have another model
             if isinstance(error, PromptTooLong):
@@ -167,6 +177,7 @@ class RemoteEngine:
         """The pieces of the answer, with retries before the first."""
         delays = iter(self._retry_delays_seconds)
         left_out = self._left_out
+        has_text = False
         while True:
             optional = optional_fields(sampling, left_out)
             try:
@@ -176,8 +187,13 @@ class RemoteEngine:
                 async with contextlib.aclosing(self._connection.answer(body)) as pieces:
                     async for piece in pieces:
                         self._leave_out(left_out)
+                        has_text = has_text or bool(piece.text)
                         yield piece
                 return
+            except NoModel:
+                if has_text or next(delays, None) is None or not await self._has_another_model():
+                    raise
+                left_out = self._left_out
             except FieldsRefused as refused:
                 suspects = refused.refusal.fields & optional.keys()
                 if not suspects:
@@ -189,6 +205,13 @@ class RemoteEngine:
                 if delay is None or not_yet.after_seconds > _MAX_RETRY_AFTER_SECONDS:
                     raise not_yet.error from None
                 await asyncio.sleep(max(delay, not_yet.after_seconds))
+
+    async def _has_another_model(self) -> bool:
+        """Whether the server, restarted since, lists another model than the one that it was asked for, which it does not have."""
+        earlier = self._capabilities.model_name
+        with contextlib.suppress(NotYet, ModelServerError):
+            await self._learn()
+        return self._capabilities.model_name != earlier
 
     def _leave_out(self, fields: frozenset[str]) -> None:
         """Remember the fields without which the server has just begun to answer."""

@@ -1,24 +1,20 @@
-"""The pieces of an answer, from what a model server sends: server-sent events, lines of JSON, or one object.
+"""The pieces of an answer, from the objects that a model server sends.
 
-Events: https://html.spec.whatwg.org/multipage/server-sent-events.html, one line of data each. What an event lacks, or has in
-another form than is usual, is passed over where the answer can do without it.
+What an object lacks, or has in another form than is usual, is passed over where the answer can do without it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
 from typing import Any
 
 from model_server.errors import EngineFailed
-from model_server.remote.refusals import BROKEN_OFF, NOT_UNDERSTOOD, Refusal, error_in, refusal
+from model_server.remote.events import ErrorInAnswer, read_events, unreadable
+from model_server.remote.refusals import BROKEN_OFF, Refusal
 from model_server.remote.thinking import ThinkingFilter
 from model_server.types import FinishReason, Usage
 
-_FIELDS = (b"", b"data", b"event", b"id", b"retry", b"error")  # of a server-sent event; llama.cpp had its errors in `error`
-_MAX_DOCUMENT_BYTES = 2**24
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LENGTH = ("length", "model_length", "max_length", "max_tokens", "max_output_tokens")
 _FILTERED = ("sensitive", "safety", "recitation", "prohibited_content", "blocklist", "spii", "refusal")
 _BROKEN = ("error", "abort", "aborted", "network_error", "insufficient_system_resource", "timeout", "cancelled")
@@ -36,25 +32,17 @@ class Piece:
     has_thinking: bool = False
 
 
-class ErrorInAnswer(Exception):
-    """What comes in place of the rest of an answer is an error that the server reports, or nothing that could be read."""
-
-    def __init__(self, refused: Refusal) -> None:
-        super().__init__(refused.advice)
-        self.refusal = refused
-
-
-async def read_pieces(lines: AsyncIterable[bytes], thinking: ThinkingFilter | None = None) -> AsyncGenerator[Piece, None]:
+async def read_pieces(chunks: AsyncIterable[bytes], thinking: ThinkingFilter | None = None) -> AsyncGenerator[Piece, None]:
     """Yields the pieces of an answer until its end, however that is marked; one of them has a finish reason unless it broke off.
 
     Raises `ErrorInAnswer` when the server reports an error, and for what is no answer.
     """
     answer = _Answer(thinking or ThinkingFilter())
     try:
-        async for event in _events(lines):
+        async for event in read_events(chunks):
             yield answer.end() if event is None else answer.take(event)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):  # a line without an end is a ValueError too
-        raise _unreadable() from None
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError):
+        raise unreadable() from None
 
 
 class _Answer:
@@ -64,13 +52,15 @@ class _Answer:
         self._thinking = thinking
         self._has_deltas = self._has_tool_call = self._has_ended = False
         self._half = ""  # of a character, which some servers split into two escapes of JSON
+        self._index: object = None  # of the choice that is our answer
+        self._last: dict[str, Any] | None = None  # the event that ended an answer whose text had begun before
 
     def take(self, event: dict[str, Any]) -> Piece:
         usage = _usage(event)
-        choices = event.get("choices")
-        choice = choices[0] if choices else None
-        if choice is None:
+        choice = self._choice(event.get("choices"))
+        if choice is None or (event == self._last and self._has_ended):  # some gateways send the last event twice
             return Piece(usage=usage)
+        has_begun = self._has_deltas
         part, text = self._said(choice)
         self._has_tool_call |= bool(part.get("tool_calls") or part.get("function_call"))
         reason = _finish_reason(choice.get("finish_reason"))
@@ -79,6 +69,7 @@ class _Answer:
         text = self._thinking.feed(self._whole_characters(text))
         if reason is not None and not self._has_ended:
             self._has_ended = True
+            self._last = event if has_begun else None
             text += self._thinking.end(is_cut=reason is FinishReason.LENGTH)
         has_thinking = self._thinking.has_thinking or any(part.get(name) for name in _THOUGHTS)
         return Piece(text, reason, usage, has_thinking)
@@ -98,6 +89,17 @@ class _Answer:
             text, self._half = text[:-1], text[-1]
         return text.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
+    def _choice(self, choices: Any) -> dict[str, Any] | None:
+        """The part of an event that belongs to our answer: some servers give several answers though one is wanted. Raises
+        ValueError."""
+        if choices and not isinstance(choices, list):
+            raise ValueError("not a list of choices")
+        ours = list(filter(None, choices or []))
+        if self._index is None and ours:
+            indices = [choice.get("index") for choice in ours]
+            self._index = 0 if 0 in indices else indices[0]
+        return next((choice for choice in ours if choice.get("index") in (None, self._index)), None)
+
     def _said(self, choice: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """The part of a choice that has its words, and these. A `message` beside deltas repeats the whole."""
         delta, message = choice.get("delta"), choice.get("message")
@@ -111,75 +113,15 @@ class _Answer:
         return {}, "" if delta or message else _text(choice.get("text"))
 
 
-async def _events(lines: AsyncIterable[bytes]) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """Yields the events' objects, and None where the server says that this was all, or one object was the whole answer."""
-    document = bytearray()  # lines that belong to no event: an object, in one line or in many, or what is no answer
-    num_events = num_objects = 0
-    is_marked = False
-    async for line in lines:
-        line = line.strip().removeprefix(_BYTE_ORDER_MARK)
-        name, _, data = line.partition(b":")
-        data = data.strip()
-        if not line:
-            is_marked = False
-        elif name == b"event":
-            is_marked = data == b"error"
-        elif name in (b"data", b"error"):
-            num_events += 1
-            if data == b"[DONE]":
-                yield None
-                return
-            if data not in (b"", b"null"):
-                yield _object(data, is_marked=is_marked or name == b"error")
-        elif name in _FIELDS:
-            pass
-        elif line.startswith(b"{") and line.endswith(b"}") and not document:
-            num_objects += 1
-            yield _object(line, is_whole=num_events == 0)
-        elif len(document) <= _MAX_DOCUMENT_BYTES:
-            document += line + b"\n"
-    if num_events:
-        return
-    if document:
-        num_objects += 1
-        yield _object(bytes(document), is_whole=True)
-    if num_objects == 1:
-        yield None
-
-
-def _object(data: bytes, *, is_whole: bool = False, is_marked: bool = False) -> dict[str, Any]:
-    """Parse the object of an event, or of a whole answer. Raises `ErrorInAnswer` also for the error that it is."""
-    if data.startswith(b"<"):
-        raise ErrorInAnswer(Refusal(EngineFailed(NOT_UNDERSTOOD), "it is a web page: the address may lack a part such as /v1"))
-    try:
-        event = json.loads(data)
-    except (ValueError, RecursionError):
-        event = None
-    if is_whole and isinstance(event, list) and event:  # as Gemini wraps its errors
-        event = event[0]
-    if isinstance(event, dict):
-        status = error_in(event, is_whole=is_whole, is_marked=is_marked)
-    elif is_marked:
-        status = 500
-    else:
-        raise _unreadable()
-    if status is not None:
-        raise ErrorInAnswer(refusal(status, data))
-    assert isinstance(event, dict)
-    return event
-
-
-def _unreadable() -> ErrorInAnswer:
-    return ErrorInAnswer(Refusal(EngineFailed(NOT_UNDERSTOOD), "this is no chat completion"))
-
-
 def _text(content: object) -> str:
     """The text of a message's content: a string, or parts, of which those that are no text are passed over."""
     match content:
-        case None:
+        case None | bool():
             return ""
         case str():
             return content
+        case int() | float():  # from a language that makes numbers of what looks like one
+            return str(content)
         case list():
             return "".join(map(_text, content))
         case {"type": "text" | "output_text" | None, "text": text} | {"text": str(text)}:

@@ -28,6 +28,8 @@ OPTIONAL_FIELDS = ("stream_options", "stream", "max_tokens", "max_completion_tok
 _RARE_FIELDS = frozenset({"stream_options", "top_k", "seed"})  # those that the oldest form of the protocol lacks
 _MAX_CHARACTERS = 20_000  # of an error, that are looked at
 _QUOTES = ("input", "ctx", "inputs", "messages", "prompt")  # where a server's error has what it was asked
+# Where servers and gateways have an error that is all they answer; the last one is MiniMax's.
+_WHOLE_ERRORS = ("detail", "errors", "message", "msg", "error_msg", "errorMsg", "errorMessage", "base_resp")
 _TEMPORARY = (408, 425, 429, 502, 503, 504, 529)
 _MIN_CONTEXT = 512  # what is less is no context length of a model that looks at pictures
 
@@ -37,8 +39,9 @@ _TOO_LONG = re.compile(
     r"|max(imum)?[ _](model|prompt|input|sequence|seq)[ _]len|max_tokens must be at least 1"
     r"|(?<!took )(?<!taking )\btoo long|too many (input |prompt )?tokens|input is too large to process|\brequest too large"
     r"|range of input length|exceeds? (the )?max(imum)?( allowed| input| prompt)? length|model token limit"
-    r"|(input|prompt)\w*\W.{0,40}tokens?\b.{0,80}(must be|exceed|greater than|too large)|must have less than \d+ tokens"
-    r"|input token count|tokens in the (prompt|messages) .{0,20}exceed",
+    r"|(input|prompt)\w{0,20}\W.{0,40}tokens?\b.{0,80}(must be|exceed|greater than|too large)|must have less than \d+ tokens"
+    r"|input token count|tokens in the (prompt|messages) .{0,20}exceed|status_code 1039"
+    r"|超长|(prompt|输入|文本|内容|消息|上下文).{0,20}(过长|过大|超过|超出)",  # Zhipu, and gateways before others
     re.IGNORECASE | re.DOTALL,
 )
 # Where they give their context's length, the surest place first: some give the prompt's beside it.
@@ -53,27 +56,36 @@ _STATED_CONTEXT = [
 ]
 _FILTER = re.compile(
     r"content[ _-]?(filter|policy|management)|moderation|\bflagged\b|data_?inspection|inappropriate content"
-    r"|safety (system|setting|filter|polic)",
+    r"|safety (system|setting|filter|polic)|new_sensitive|敏感|不安全|违规|违禁",  # MiniMax; Zhipu, Baidu
     re.IGNORECASE,
 )
-_NO_CREDIT = re.compile(r"insufficient[ _](quota|balance|credit|fund)|payment required", re.IGNORECASE)
+_NO_CREDIT = re.compile(
+    r"insufficient[ _](user[ _])?(quota|balance|credit|fund)|payment required|欠费|余额|额度.{0,6}(不足|用尽|用完)", re.IGNORECASE
+)
 _KEY = re.compile(
-    r"(invalid|incorrect|wrong|missing|expired|no|unauthorized)\b.{0,20}\bapi[ _-]?key|api[ _-]?key\b.{0,20}not valid", re.I
+    r"(invalid|incorrect|wrong|missing|expired|no|unauthorized)\b.{0,20}\bapi[ _-]?key|api[ _-]?key\b.{0,20}not valid"
+    r"|\blogin fail|(无效|错误|过期).{0,6}(令牌|密钥)|(令牌|密钥|api ?key).{0,6}(无效|错误|过期|不正确)",
+    re.IGNORECASE,
 )
 _LOADING = re.compile(r"\bloading\b|still being loaded|warming up|starting up|\bcold start", re.IGNORECASE)
 _BUSY = re.compile(
-    r"rate.?limit|too many requests|overloaded|\bbusy\b|queue (is )?full|at capacity|pending requests", re.IGNORECASE
+    r"rate.?limit|too many requests|overloaded|\bbusy\b|queue (is )?full|at capacity|pending requests|繁忙|过载|饱和|并发数过高",
+    re.IGNORECASE,
 )
 _NO_MEMORY = re.compile(r"out of memory|insufficient memory|not enough memory|more system memory", re.IGNORECASE)
 _NO_MODEL = re.compile(
     r"model\b.{0,100}(not found|not exist|n.t exist|not a valid|not available)|(unknown|invalid|no such|unsupported|valid) model\b"
-    r"|no models? (is |are )?(currently )?loaded|model_?not_?(found|exist)|invalid_model",
+    r"|no models? (is |are )?(currently )?loaded|model_?not_?(found|exist)|invalid_model|模型.{0,40}不存在|不存在.{0,6}模型",
     re.IGNORECASE | re.DOTALL,
 )
 _NO_IMAGES = re.compile(
     r"\bimage|\bpictures?\b|\bvision\b|multi-?modal|mmproj|content must be a (valid )?string|content.{0,40}valid string",
     re.IGNORECASE,
 )
+
+
+class NoModel(EngineFailed):
+    """The server does not have the model that it was asked for. It may have another one by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +133,7 @@ def refusal(status: int, body: bytes) -> Refusal:
 
 def _no_model() -> Refusal:
     sentence = f"The model server does not have the model that I was told to use. {TELL}"
-    return Refusal(EngineFailed(sentence), "it does not know the model, or the address lacks a part such as /v1")
+    return Refusal(NoModel(sentence), "it does not know the model, or the address lacks a part such as /v1")
 
 
 def _temporary(status: int, words: str) -> Refusal:
@@ -161,7 +173,7 @@ def error_in(event: dict[str, Any], *, is_whole: bool = False, is_marked: bool =
         or (any(error.values()) if isinstance(error, dict) else error)
         or "error" in (event.get("object"), event.get("type"))
         or event.get("error_code")  # FastChat
-        or (is_whole and not choices and (event.get("detail") or event.get("errors") or isinstance(event.get("message"), str)))
+        or (is_whole and not choices and any(event.get(name) for name in _WHOLE_ERRORS))
     ):
         return None
     places = [error if isinstance(error, dict) else {}, event]

@@ -14,7 +14,7 @@ _MARKS = {
     "◁think▷": "◁/think▷",  # Kimi-VL
     "<|channel>thought": "<channel|>",  # Gemma 4
 }
-_USUAL_CLOSING = "</think>"
+_USUAL_OPENING, _USUAL_CLOSING = "<think>", "</think>"
 _UNOPENED = f"\n{_USUAL_CLOSING}\n"
 
 
@@ -33,6 +33,7 @@ class ThinkingFilter:
         self._is_beginning = True
         self._held = ""  # text that may turn out to be thinking, or a part of a mark
         self._tail = ""  # the end of what was shown
+        self._has_shown_opening = False  # then a closing mark is a part of what the model says about them
 
     def feed(self, text: str) -> str:
         """Take a piece of the text, and return what can be shown now."""
@@ -72,7 +73,9 @@ class ThinkingFilter:
     def _show(self) -> str:
         shown, self._held = self._held, ""
         end = self._tail + shown
-        self.is_unopened = self.is_unopened or (_UNOPENED in end and not self.has_thinking)
+        before, closing, _ = end.partition(_UNOPENED)
+        self._has_shown_opening |= _USUAL_OPENING in before
+        self.is_unopened |= bool(closing) and not (self.has_thinking or self._has_shown_opening)
         self._tail = end[-len(_UNOPENED) :]
         return shown
 

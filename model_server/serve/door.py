@@ -15,9 +15,11 @@ import ipaddress
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from model_server.errors import ModelServerError
 from model_server.serve.refusal import BadRequest, describe_error, error_object
@@ -25,6 +27,18 @@ from model_server.serve.refusal import BadRequest, describe_error, error_object
 _log = logging.getLogger(__name__)
 _ADDRESSES = "POST /v1/chat/completions, POST /v1/responses, GET /v1/models and GET /health"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class HttpLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs. A request that is no HTTP is a line at debug level, not a traceback that quotes what was sent."""
+
+    def log(self, level: int, msg: object, *args: object, **more: Any) -> None:
+        """Log at any level."""
+        error = more.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            super().log(logging.DEBUG, "A request was no HTTP: %s", type(error).__name__)
+        else:
+            super().log(level, msg, *args, **more)
 
 
 class Door:
@@ -75,8 +89,9 @@ class Door:
 
     def _check(self, http: web.Request) -> None:
         if self._key is None:
-            if not is_loopback(urlsplit(f"//{http.host}").hostname or ""):
-                raise BadRequest("This address is for this machine only.", status=421)
+            if not is_loopback(_name(http.host)):
+                sentence = "Without an API key this server is for this machine only. Ask it under the name localhost or 127.0.0.1."
+                raise BadRequest(sentence, status=421)
             if http.method == "POST" and http.content_type != "application/json":
                 raise BadRequest("The Content-Type must be application/json.", status=415)
         elif http.path != "/health" and http.method != "OPTIONS":  # browsers ask without the key whether they may send it
@@ -95,6 +110,14 @@ class Door:
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=204, headers=allowed)
+
+
+def _name(authority: str) -> str:
+    """The host of a Host header; "" if it is none."""
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -123,28 +122,45 @@ async def read_messages(
         raise BadRequest(f"This model can look at {max_images} picture(s) in a chat, not {num_images}.", param)
     image_names = (f"picture {number}" for number in range(1, num_images + 1))
     is_crowd = len({message.name for message in chat if message.role == "user" and message.name}) > 1
-    messages: list[Message] = []
+    turns: list[tuple[Role, list[str], list[Image]]] = []
     system: list[str] = []
     texts: list[str] = []
     images: list[Image] = []
     has_question = False
     for message in chat:
         if message.role == "assistant":
-            if has_question or texts or images or not messages:
-                messages += [Message(Role.USER, "\n\n".join(texts), tuple(images)), Message(Role.ASSISTANT, message.text)]
+            if has_question or texts or images or not turns:
+                turns += [(Role.USER, texts, images), (Role.ASSISTANT, [], [])]
                 texts, images, has_question = [], [], False
-            else:
-                messages[-1] = replace(messages[-1], text="\n\n".join(filter(None, [messages[-1].text, message.text])))
+            turns[-1][1].extend([message.text] if message.text else [])
             continue
         has_question = has_question or message.role == "user"
-        is_first = not messages and not has_question
+        is_first = not turns and not has_question
         text = f"{message.name}: {message.text}" if is_crowd and message.role == "user" and message.name else message.text
         (system if is_first else texts).extend([text] if text else [])
         for url in message.image_urls:
             images.append(await read_image_url(url, next(image_names), fetch, max_image_bytes))
     if not has_question:
         raise BadRequest("The last message must be a user's: an assistant's cannot be continued here.", param)
-    return (*messages, Message(Role.USER, "\n\n".join(texts), tuple(images))), "\n\n".join(system) or None
+    turns.append((Role.USER, texts, images))
+    messages = tuple(Message(role, "\n\n".join(said), tuple(shown)) for role, said, shown in turns)
+    return messages, "\n\n".join(system) or None
+
+
+# In place of pydantic's words, which are for programmers in Python: by its names of problems, then by how these begin.
+_SENTENCES = {
+    "missing": "This field is required",
+    "too_short": "This list must not be empty",
+    "int_parsing_size": "This number is too large",
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list",
+}
 
 
 def explain(location: Sequence[int | str], problem: dict[str, Any]) -> tuple[str, str]:
@@ -155,10 +171,14 @@ def explain(location: Sequence[int | str], problem: dict[str, Any]) -> tuple[str
     param = ".".join(map(str, path))
     if problem["type"] == "union_tag_invalid":
         return param, "Parts of this type are not supported here; text and image_url are."
+    if problem["type"] == "union_tag_not_found":
+        return param, f"{param} has no type: it is text or image_url."
     if len(path) == 3 and path[2] == "role" and problem["type"] == "literal_error":
         return param, "Messages with this role are not supported here; system, developer, user and assistant are."
     if len(path) == 3 and path[2] == "type" and problem["type"] == "literal_error":
         return param, "Items of this type are not supported here; messages are."
     if problem["type"] in ("model_type", "model_attributes_type"):  # pydantic's words would be about our classes
         return param, f"{param}: Input should be a JSON object."
-    return param, f"{param}: {problem['msg']}."
+    kind = _KINDS.get(problem["type"].partition("_")[0])
+    sentence = _SENTENCES.get(problem["type"]) or (f"Input should be {kind}" if kind else problem["msg"])
+    return param, f"{param}: {sentence}."

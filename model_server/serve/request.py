@@ -24,11 +24,18 @@ from model_server.serve.refusal import BadRequest
 from model_server.types import SamplingParams
 
 _MAX_STOP_STRINGS = 4
+_MAX_PARTS = 10_000  # of a chat: its messages, and the parts of these
 _LEAST_TOP_P = 1e-9  # 0 elsewhere means the most likely token alone
 
 
 def _unless(*unset: int) -> BeforeValidator:
     return BeforeValidator(lambda value: None if value in unset and not isinstance(value, bool) else value)
+
+
+def _as_stop_strings(value: object) -> object:
+    """The strings that are not empty, as clients leave a field empty; no more than are needed to see that they are too many."""
+    strings = [value] if isinstance(value, str) else value
+    return [string for string in strings if string != ""][: _MAX_STOP_STRINGS + 1] if isinstance(strings, list) else strings
 
 
 # -1 is llama.cpp's and Ollama's word for "no limit of mine", -2 Ollama's for "as much as fits"; 0 is many clients' empty field.
@@ -92,7 +99,7 @@ class CompletionRequest(GenerationRequest):
     max_completion_tokens: NumTokens = None
     top_k: int | None = Field(None, ge=-1)
     seed: _Seed = None
-    stop: Annotated[list[str] | None, BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = None
+    stop: Annotated[list[str] | None, BeforeValidator(_as_stop_strings)] = None
 
     @property
     def chat(self) -> list[ChatMessage]:
@@ -114,8 +121,8 @@ class CompletionRequest(GenerationRequest):
     def check(self) -> Self:
         for number, message in enumerate(self.messages):
             message.check_notes(f"messages.{number}")
-        if len(self.stop_strings) > _MAX_STOP_STRINGS or "" in self.stop_strings:
-            raise BadRequest(f"`stop` takes up to {_MAX_STOP_STRINGS} strings, none of them empty.", "stop")
+        if len(self.stop_strings) > _MAX_STOP_STRINGS:
+            raise BadRequest(f"`stop` takes up to {_MAX_STOP_STRINGS} strings.", "stop")
         return super().check()
 
 
@@ -138,6 +145,7 @@ def read_body(body: bytes, charset: str | None = None) -> dict[str, Any]:
 
 def read_request(content: dict[str, Any], kind: type[_Request]) -> _Request:
     """Check a parsed request. Raises `BadRequest`, which quotes no content."""
+    _check_size(content.get(kind.chat_param), kind.chat_param)
     try:
         request = kind.model_validate(content)
     except ValidationError as error:
@@ -145,3 +153,11 @@ def read_request(content: dict[str, Any], kind: type[_Request]) -> _Request:
         param, sentence = explain(problem["loc"], {**problem})
         raise BadRequest(sentence, param) from None
     return request.check()
+
+
+def _check_size(chat: object, param: str) -> None:
+    """Refuse what would take hundreds of times its size in memory. Raises `BadRequest`."""
+    messages = chat if isinstance(chat, list) else []
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    if len(messages) + sum(len(content) for content in contents if isinstance(content, list)) > _MAX_PARTS:
+        raise BadRequest(f"{param}: These are more than {_MAX_PARTS} messages and parts of messages.", param)

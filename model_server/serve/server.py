@@ -6,6 +6,7 @@ When a client disconnects, its answer stops within a step, streamed or not. Who 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from model_server.errors import ModelServerError
 from model_server.fetch import ProxyFor, fetch_image_url, no_proxy
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import AnswerForm, Completion
-from model_server.serve.door import Door, is_loopback
+from model_server.serve.door import Door, HttpLog, is_loopback
 from model_server.serve.image_url import FetchImage
 from model_server.serve.known_answers import KnownAnswers
 from model_server.serve.messages import read_messages
@@ -87,7 +88,8 @@ class CompletionServer:
         app.router.add_get(f"{_BASE}models/{{name:.*[^/]}}{_END}", self._one_model)
         app.router.add_post(f"{_BASE}chat/completions{_END}", self._complete)
         app.router.add_post(f"{_BASE}responses{_END}", self._respond)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS)
+        log = HttpLog(logging.getLogger(__name__))
+        self._runner = web.AppRunner(app, access_log=None, logger=log, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self._host, self._port).start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +14,8 @@ from adapters.base import AnswerStatus, Notice
 from bot.app import open_chats
 from bot.chats import Chats
 from bot.config import Settings
-from bot.doctor import examine
 from bot.writer import CUT_NOTICE, FILTERED_NOTICE, TOOL_NOTICE
-from model_server.errors import EngineFailed, ModelLoadError, ModelServerError, PromptTooLong, QueueFull
+from model_server.errors import EngineFailed, ModelServerError, PromptTooLong, QueueFull
 from model_server.remote.refusals import AWAY, BROKEN_OFF, BUSY, FILTERED, LOADING, NO_WORD, NOT_UNDERSTOOD, SILENT
 from tests.bot import doubles
 from tests.bot.doubles import attachment, thread
@@ -71,6 +69,16 @@ OVERLOADED = {"error": {"code": 502, "message": "Provider disconnected"}}
             "The account at the model server has no credit left.",
             1,
         ),
+        (
+            sends({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "login fail"}}),
+            EngineFailed,
+            "The model server does not let me in.",
+            1,
+        ),  # MiniMax
+        (sends({"base_resp": {"status_code": 1039, "status_msg": "token limit"}}), PromptTooLong, "This is too long", 1),
+        (sends({"base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}}), EngineFailed, FILTERED, 1),
+        (sends({"code": 429, "msg": "Too many requests", "data": None}), QueueFull, BUSY, 5),  # gateways in Java
+        (sends({"success": False, "errorCode": "X", "errorMsg": "Server exploded"}), EngineFailed, LOST, 1),
         (sends(PAGE), EngineFailed, NOT_UNDERSTOOD, 1),
         (sends({"status": "ok"}), EngineFailed, "The model has given no answer.", 1),
         (streams(data(OVERLOADED)), EngineFailed, AWAY, 5),
@@ -258,121 +266,3 @@ async def test_a_question_that_stays_refused_is_asked_once_more_and_nothing_is_r
     assert len(server.asked) == 2
     await ask(loop)
     assert "stream_options" in server.asked[-1]
-
-
-# --- which model
-
-EMBEDDING = {"id": "nomic-embed-text"}
-LLAVA = {"id": "llava"}
-
-
-@pytest.mark.parametrize(
-    ("listed", "used", "others"),
-    [
-        ({"data": [EMBEDDING, LLAVA]}, "llava", ["nomic-embed-text"]),
-        ({"data": [{"id": "bge-reranker-v2-m3"}, {"id": "whisper-1"}, {"id": "tts-1"}, LLAVA]}, "llava", ["whisper-1"]),
-        ({"data": [{"id": "e5", "type": "embeddings"}, {"id": "qwen", "type": "vlm"}]}, "qwen", ["e5"]),  # LM Studio
-        ({"data": [{"id": "m", "type": "image"}, {"id": "b", "type": "chat"}]}, "b", ["m"]),  # Together
-        ({"data": [{"id": "m", "task": "embed"}, {"id": "b", "task": "generate"}]}, "b", ["m"]),
-        ({"data": [{"id": "o", "capabilities": {"completion_chat": False, "ocr": True}}, LLAVA]}, "llava", ["o"]),  # Mistral
-        (
-            {
-                "data": [
-                    {"id": "text", "capabilities": {"completion_chat": True, "vision": False}},
-                    {"id": "pixtral", "capabilities": {"completion_chat": True, "vision": True}},
-                ]
-            },
-            "pixtral",
-            ["text"],
-        ),
-        ({"data": [{"id": "a", "capabilities": ["embedding"]}, {"id": "b", "capabilities": ["tool_use"]}]}, "b", ["a"]),
-        (
-            {"data": [{"id": "a", "capabilities": ["completion"]}, {"id": "b", "capabilities": ["completion", "multimodal"]}]},
-            "b",
-            ["a"],
-        ),
-        (
-            {"data": [{"id": "a", "architecture": None}, {"id": "b", "architecture": {"input_modalities": ["text", "image"]}}]},
-            "b",
-            ["a"],
-        ),
-        ([LLAVA, {"id": "other"}], "llava", ["other"]),
-        (["llava", "other"], "llava", ["other"]),
-        ({"models": [{"name": "llava"}]}, "llava", []),
-        ({"data": [None, 7, {}, LLAVA]}, "llava", []),
-        ({"data": [{"id": "clip-embed"}]}, "clip-embed", []),  # nothing else is there
-    ],
-)
-async def test_the_model_that_is_used_is_told(
-    server: Server,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    listed: object,
-    used: str,
-    others: list[str],
-) -> None:
-    server.models = sends(listed)
-    caplog.set_level(logging.INFO)
-    assert (await server.connect()).capabilities.model_name == used
-    assert f"answers with the model {used}." in caplog.text
-    found = await doctor(server, tmp_path)
-    assert found.startswith(f"{server.url} answers with the model {used}.")
-    assert ("THREADSIGHT_ENGINE_MODEL" in found) == bool(others)
-    for other in others:
-        assert other in caplog.text
-        assert other in found
-
-
-@pytest.mark.parametrize("listed", [{"object": "list", "data": None}, {"object": "list"}, {"data": []}, []])
-async def test_a_server_without_a_model_says_so(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: object
-) -> None:
-    server.models = sends(listed)
-    with pytest.raises(ModelLoadError):
-        await server.connect()
-    assert "lists no model" in caplog.text
-    assert "lists no model" in await doctor(server, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("listed", "sentence"),
-    [
-        ({"error": {"message": "no", "code": 401}}, "does not let me in"),
-        ([{"error": {"message": "API key not valid.", "code": 400}}], "does not let me in"),
-        (PAGE, "cannot read"),
-        ({"status": "ok"}, "cannot read"),
-    ],
-)
-async def test_what_is_no_list_is_told_as_what_it_is(server: Server, tmp_path: Path, listed: object, sentence: str) -> None:
-    server.models = sends(listed)
-    assert sentence in await doctor(server, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("more", "context_length"),
-    [
-        ({"max_model_len": 3000}, 3000),
-        ({"max_model_len": None, "context_length": 3000}, 3000),  # OpenRouter, Together
-        ({"context_window": 3000}, 3000),  # Groq
-        ({"max_context_length": 3000}, 3000),  # Mistral
-        ({"meta": {"n_ctx": 3000, "n_ctx_train": 131072}}, 3000),  # llama.cpp
-        ({"meta": {"n_ctx_train": 131072}}, 4096),  # what it was trained with is not what it runs with
-        ({"max_model_len": "many", "meta": None}, 4096),
-    ],
-)
-async def test_the_context_length_is_read_where_it_is(server: Server, more: dict[str, object], context_length: int) -> None:
-    server.entries = [{"id": "llava", **more}]
-    assert (await server.connect()).capabilities.context_length == context_length
-
-
-async def test_names_cannot_write_into_the_terminal(server: Server, tmp_path: Path) -> None:
-    server.entries = [{"id": "llava\x1b[2J" + "x" * 1000}]
-    found = await doctor(server, tmp_path)
-    assert "llava?[2J" in found
-    assert len(found) < 300
-
-
-async def doctor(server: Server, folder: Path) -> str:
-    settings = Settings.model_validate({"data_dir": folder, "engine_url": server.url, "platforms": {}})
-    async with asyncio.timeout(TIMEOUT_SECONDS):
-        return next(finding.sentence for finding in [found async for found in examine(settings)] if finding.what == "Model server")

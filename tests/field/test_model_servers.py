@@ -119,6 +119,29 @@ def end_of(events: list[StreamEvent]) -> Finished:
             ('data: {"choices": [{"delta": {"content": "Good\\u0000 d"}}]}\n\n', chunk("ay", "stop")),
             "NUL, which PostgreSQL does not take",
         ),
+        (
+            (
+                data({"choices": [{"index": 0, "delta": {"content": "Good"}}]}),
+                data({"choices": [{"index": 1, "delta": {"content": "Bad"}}]}),
+                data({"choices": [{"index": 1, "delta": {"content": "Bad"}}, {"index": 0, "delta": {"content": " day"}}]}),
+                data({"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]}),
+                data({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+            ),
+            "two answers, though one was asked for",
+        ),
+        ((data({"choices": [{"index": 1, "delta": {"content": "Good day"}, "finish_reason": "stop"}]}),), "counted from 1"),
+        ((chunk("Good"), chunk(" day", "stop"), chunk(" day", "stop"), DONE), "the last event twice"),
+        ((chunk("Good", "stop"), chunk(" day", "stop")), "a reason in every event"),
+        ((chunk("Good"), chunk(reason="stop"), chunk(" day"), DONE), "the reason before the last word"),
+        ((event({"content": "Good day"}), event({"content": False}, "stop")), "PHP: false for nothing"),
+        (
+            (event({"role": "assistant", "content": "Good"}), event({"role": "assistant", "content": " day"}, "stop")),
+            "the role in every event",
+        ),
+        (
+            (event({"content": "Good day", "images": [{"image_url": {"url": "x"}}], "audio": {"data": "x"}}, "stop"),),
+            "OpenRouter: a picture beside it",
+        ),
         ((json.dumps(whole("Good day")),), "one object where events were asked for"),
         ((json.dumps(whole("Good day"), indent=2),), "the same over many lines"),
         ((json.dumps(whole("Good day", None)),), "one object is complete without a reason"),
@@ -138,6 +161,23 @@ async def test_one_object_as_json_is_the_answer(server: Server, status: int) -> 
     end = end_of(await ask(await server.connect()))
     assert (end.text, end.reason, len(server.asked)) == ("Good day", STOP, 1)
     assert (end.usage.num_prompt_tokens, end.usage.num_completion_tokens) == (9, 2)
+
+
+async def test_a_number_is_a_word(server: Server) -> None:
+    """From a gateway in a language that makes numbers of what looks like one."""
+    server.handlers = [streams(event({"content": 3}), event({"content": "%"}, "stop"))]
+    assert text_of(await ask(await server.connect())) == "3%"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_an_answer_without_an_end_is_cut(server: Server, caplog: pytest.LogCaptureFixture, ends: bool) -> None:
+    """A server that ignores how long an answer may be, and a model that repeats itself."""
+    server.handlers = [streams(*[chunk("Ha! ")] * 1000, *([chunk(reason="stop")] if ends else []), until=asyncio.Event())]
+    end = end_of(await ask(await server.connect(), max_new_tokens=10))
+    assert end.reason is LENGTH
+    assert end.text.startswith("Ha! Ha! ")
+    assert 600 < len(end.text) < 700
+    assert "ignores how long" in caplog.text
 
 
 async def test_one_long_object_is_the_answer(server: Server) -> None:
@@ -284,6 +324,15 @@ async def test_thinking_that_begins_in_the_prompt_is_hidden_from_the_next_answer
     assert text_of(await ask(loop)) == "Good day"  # it did not think: nothing is lost
     with pytest.raises(EngineFailed, match="in the middle"):
         await ask(loop)  # and is shown as it comes again
+
+
+@pytest.mark.parametrize("quoted", ["```\n<think>\nHm\n</think>\n```", "<think>\n</think>\nor\n</think>\n"])
+async def test_marks_that_a_model_explains_teach_nothing(server: Server, quoted: str) -> None:
+    """Once the next answers were held back after such a one, and shown without their beginning."""
+    server.handlers = [streams(*map(chunk, f"It is:\n{quoted}"), chunk(reason="stop"))]
+    loop = await server.connect()
+    for _ in range(2):
+        assert text_of(await ask(loop)) == f"It is:\n{quoted}"
 
 
 async def test_thinking_from_an_earlier_version_is_not_sent_back(server: Server) -> None:

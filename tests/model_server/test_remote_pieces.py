@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_server.remote.pieces import ErrorInAnswer, Piece, read_pieces
+from model_server.remote.events import ErrorInAnswer
+from model_server.remote.pieces import Piece, read_pieces
 from model_server.types import FinishReason
 from tests.model_server.scripted_server import chunk
 
@@ -55,6 +56,15 @@ def test_no_optional_field_costs_an_answer(first: dict[str, object], last: dict[
 def test_whatever_comes_is_an_answer_or_an_error_that_has_a_sentence(lines: list[bytes]) -> None:
     with contextlib.suppress(ErrorInAnswer):
         read([line + b"\n" for line in lines])
+
+
+@given(st.data(), st.sampled_from([b"\n", b"\r", b"\r\n"]), st.booleans())
+def test_where_the_bytes_are_cut_makes_no_difference(data: st.DataObject, end: bytes, is_spread: bool) -> None:
+    event = json.dumps(json.loads(chunk("Grün", "stop", usage=None).removeprefix("data: ")), indent=1 if is_spread else None)
+    sent = "".join(f"data: {line}\n" for line in event.splitlines()).encode().replace(b"\n", end) + end
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(sent)))))
+    pieces = read([sent[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(sent)], strict=True)])
+    assert [(piece.text, piece.finish_reason) for piece in pieces] == [("Grün", FinishReason.STOP)]
 
 
 DEEP = b"[" * 100_000

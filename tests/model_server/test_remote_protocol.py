@@ -79,7 +79,7 @@ LLAMA_CPP_NO_IMAGES = {"code": 500, "message": "image input is not supported by 
 )
 def test_errors_become_sentences(status: int, body: object, kind: type[Exception], sentence: str, advice: str) -> None:
     refused = refusal(status, json.dumps(body).encode())
-    assert type(refused.error) is kind
+    assert isinstance(refused.error, kind)
     assert str(refused.error).startswith(sentence)
     assert advice in refused.advice
 
@@ -155,6 +155,8 @@ TOO_LONG = [
     (400, "Prompt exceeds max length", 0),
     (400, "prompt too long; exceeded max context length by 12 tokens", 0),
     (400, "the input length exceeds the context length", 0),
+    (400, "Prompt 超长", 0),
+    (400, "输入内容过长，请缩短后重试", 0),
 ]
 
 
@@ -211,6 +213,17 @@ RARE = {"stream_options", "top_k", "seed"}
         (403, "Input requires moderation: flagged", FILTERED, False, set()),
         (400, "Input data may contain inappropriate content. (data_inspection_failed)", FILTERED, False, set()),
         (402, "Insufficient Balance", "The account at the model server has no credit left.", False, set()),
+        (429, "您的账户已欠费，请充值后重试。", "The account at the model server has no credit left.", False, set()),
+        (403, "insufficient_user_quota: 用户额度不足", "The account at the model server has no credit left.", False, set()),
+        (400, "系统检测到输入或生成内容可能包含不安全或敏感内容", FILTERED, False, set()),
+        (400, "模型不存在，请检查模型代码。", NO_MODEL, False, set()),
+        (400, "无效的令牌", "The model server does not let me in.", False, set()),
+        (429, "您当前使用该 API 的并发数过高，请降低并发", BUSY, True, set()),
+        (503, "当前分组上游负载已饱和，请稍后再试", BUSY, True, set()),
+        (504, "请求时间过长", AWAY, True, set()),
+        (500, "Ein unbekannter Fehler ist aufgetreten.", LOST, False, set()),
+        (401, "Неверный ключ", "The model server does not let me in.", False, set()),
+        (429, "リクエストが多すぎます", BUSY, True, set()),
         (500, "CUDA error: out of memory", "The model server has run out of memory.", False, set()),
     ],
 )
