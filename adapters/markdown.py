@@ -20,7 +20,9 @@ _FENCE = re.compile(r" {0,3}(?P<marker>`{3,12}(?!`)|~{3,12}(?!~))(?P<info>[^\n]*
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]]*\s+")
 _GAP = re.compile(r"\s+")
-_LEADING_LINE = re.compile(r"[ \t]*(?:#{1,6}(?:[ \t].*)?|[-*+]|\d{1,9}[.)])[ \t]*\n")  # a heading, or a list item without its text
+_LEADING_LINE = re.compile(
+    r"[ \t]*(?:#{1,6}(?:[ \t].*)?|(?:[-*+]|\d{1,9}[.)])[ \t]*)\n"
+)  # a heading, or a list item without its text
 _MARKER = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+]|\d{1,9}[.)])(?:[ \t]+|$))?")
 
 

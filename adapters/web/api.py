@@ -9,7 +9,8 @@ from aiohttp import web
 
 from adapters.base import Answer, AnswerText, Author, ChatHandler, Ended, IncomingMessage, Notice, Waiting
 from adapters.web.guard import Refused
-from adapters.web.tabs import Json, Tabs, thread_key
+from adapters.web.stored import Json
+from adapters.web.tabs import Tabs, thread_key
 from adapters.web.uploads import read_question
 
 MAX_UPLOADS = 8  # at a time; more have to wait, so that memory stays bounded
