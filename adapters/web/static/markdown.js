@@ -67,8 +67,8 @@ function withoutClosing(text) {
 
 function element(name, text) {
   const node = document.createElement(name);
-  node.dir = "auto";
   appendInline(node, text, 0);
+  node.dir = "auto"; // last: the browser looks for the direction in all that is there whenever something is added
   return node;
 }
 
