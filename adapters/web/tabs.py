@@ -20,7 +20,7 @@ from typing import Any, TypeVar, assert_never
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from adapters.base import Answer, AnswerEvent, AnswerText, ChatHandler, Ended, Notice, ThreadKey, Waiting
-from adapters.web.guard import Refused
+from adapters.web.guard import SESSION, Refused
 from adapters.web.stored import Json, StoredChats
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Tabs:
             raise Refused(503, "Too many tabs are open.")
         # Not compressed: that would be done for each tab anew, and the page is rarely far away.
         socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_COMMAND_BYTES, compress=False)
-        tab = _Tab(socket, self._handler, self._store)
+        tab = _Tab(socket, self._handler, self._store, request.get(SESSION))
         self._tabs.add(tab)
         try:
             await socket.prepare(request)
@@ -97,6 +97,12 @@ class Tabs:
         finally:
             self._tabs.discard(tab)
         return socket
+
+    async def close_session(self, session_id: str) -> None:
+        """Close the tabs of a session that has ended."""
+        tabs = [tab for tab in self._tabs if tab.session_id == session_id]
+        closing = (tab.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"signed out") for tab in tabs)
+        await asyncio.gather(*closing, return_exceptions=True)
 
     async def close(self) -> None:
         """Tell all tabs that the server stops; they come back by themselves."""
@@ -109,8 +115,9 @@ class Tabs:
 
 
 class _Tab:
-    def __init__(self, socket: web.WebSocketResponse, handler: ChatHandler, store: StoredChats) -> None:
+    def __init__(self, socket: web.WebSocketResponse, handler: ChatHandler, store: StoredChats, session_id: str | None) -> None:
         self.socket = socket
+        self.session_id = session_id
         self._handler = handler
         self._store = store
         self._thread: str | None = None

@@ -52,7 +52,10 @@ class Door:
             status, body, headers = describe_error(
                 error, "input" if request.path.rstrip("/").endswith("/responses") else "messages"
             )
-            return web.json_response(body, status=status, headers=headers)
+            response = web.json_response(body, status=status, headers=headers)
+            if status == 408:
+                response.force_close()
+            return response
         except web.HTTPException as error:
             return _explain(error)
         except web.RequestPayloadError:
@@ -74,8 +77,12 @@ class Door:
             response.headers["Access-Control-Expose-Headers"] = "Retry-After"
 
     def _check(self, http: web.Request) -> None:
+        try:
+            host = urlsplit(f"//{http.headers.get('Host', '')}").hostname or ""  # `http.host` may ask DNS who we are
+        except ValueError:
+            raise BadRequest("The Host header is not a host.") from None
         if self._key is None:
-            if not is_loopback(urlsplit(f"//{http.host}").hostname or ""):
+            if not is_loopback(host):
                 raise BadRequest("This address is for this machine only.", status=421)
             if http.method == "POST" and http.content_type != "application/json":
                 raise BadRequest("The Content-Type must be application/json.", status=415)

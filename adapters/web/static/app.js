@@ -5,6 +5,7 @@ import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { drawShapes } from "./shapes.js";
 import { Sidebar } from "./sidebar.js";
+import { SignIn } from "./sign-in.js";
 
 const byId = (id) => document.getElementById(id);
 const THREAD = /^#\/([a-z0-9]{16,64})$/;
@@ -23,7 +24,8 @@ const outbox = new Map(); // thread -> the question sent from this tab, until it
 const conversation = new Conversation(byId("conversation"), byId("scroller"), { regenerate, resend });
 const sidebar = new Sidebar(deleteChat);
 const composer = new Composer(ask);
-const connection = new Connection({ onMessage, onOpen, onLost, onSignInNeeded });
+const signIn = new SignIn(() => connection.open());
+const connection = new Connection({ onMessage, onOpen, onLost, onSignInNeeded, onSession: (session) => signIn.show(session) });
 
 // ---- what is shown
 
@@ -350,28 +352,16 @@ function randomId() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// ---- signing in
-
+/** What is shown is somebody's who has signed out, here or in another tab. */
 function onSignInNeeded() {
-  const dialog = byId("sign-in");
-  if (!dialog.open) dialog.showModal();
-}
-
-byId("sign-in").addEventListener("cancel", (event) => event.preventDefault());
-byId("sign-in-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const error = byId("sign-in-error");
-  try {
-    await act("POST", "api/session", { token: byId("token").value });
-    error.textContent = "";
-    byId("token").value = "";
-    byId("sign-in").close();
-    connection.open();
-  } catch (reason) {
-    error.textContent = reason instanceof Refused ? reason.message : "The server cannot be reached just now.";
-    byId("token").select();
+  if (!signIn.isOpen && chats.length) {
+    chats = [];
+    chat = running = null;
+    isLoaded = false;
+    drawSoon();
   }
-});
+  signIn.open();
+}
 
 // ---- wiring
 
