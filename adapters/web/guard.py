@@ -119,6 +119,8 @@ class Guard:
             response = web.json_response({"error": _sentence(400)}, status=400)
             response.force_close()
             return response
+        except ConnectionError:
+            return web.Response(status=400)  # nobody gets it: the client has left
         except Exception as error:
             # The exception's message may quote a question or a query: only its type and traceback are logged.
             place = "".join(traceback.format_tb(error.__traceback__))

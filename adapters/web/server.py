@@ -103,7 +103,7 @@ class WebAdapter:
         (await asyncio.to_thread(StaticFiles)).add_routes(app.router)
         app.add_routes(self._more_routes)
         guard.add_routes(app.router)
-        Api(handler, tabs, self._max_image_bytes).add_routes(app.router)
+        Api(handler, tabs, self._max_image_bytes, self._visitors).add_routes(app.router)
 
         runner = web.AppRunner(
             app,
