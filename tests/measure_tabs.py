@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from adapters.base import Attachment, Author, IncomingMessage, ThreadKey
 from adapters.web.server import WebAdapter
-from bot.chats import Chats
 from bot.images import ImageReader
 from bot.store import Store
+from bot.thread_chats import ThreadChats
 from bot.writer import AnswerWriter
 from tests.bot.doubles import ScriptedModel
 from tests.chat_handler import draw_image
@@ -55,7 +55,7 @@ async def read_tabs(url: str, num_tabs: int) -> None:
         os._exit(0)
 
 
-async def ask(chats: Chats, thread: str, number: int) -> None:
+async def ask(chats: ThreadChats, thread: str, number: int) -> None:
     image = draw_image((8, 8))
 
     async def fetch(_: int) -> bytes:
@@ -69,11 +69,11 @@ async def ask(chats: Chats, thread: str, number: int) -> None:
 
 
 @asynccontextmanager
-async def page(folder: str, num_stored: int) -> AsyncIterator[tuple[str, Chats]]:
+async def page(folder: str, num_stored: int) -> AsyncIterator[tuple[str, ThreadChats]]:
     """The page over a store with some chats. Yields its URL."""
     store = await Store.open(f"sqlite+aiosqlite:///{folder}/chats.db")
     model = ScriptedModel()
-    chats = Chats(store, model, ImageReader(20_000_000), AnswerWriter(store, model))
+    chats = ThreadChats(store, model, ImageReader(20_000_000), AnswerWriter(store, model))
     for number in range(num_stored):
         await ask(chats, f"stored{number:026}", 0)
     adapter = WebAdapter("127.0.0.1", 0, None)
