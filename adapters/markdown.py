@@ -22,7 +22,9 @@ _RESERVE = MAX_MARKER + 2  # for closing a code block
 _BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]]*\s+")
 _GAP = re.compile(r"\s+")
-_LEADING_LINE = re.compile(r"[ \t]*(?:#{1,6}(?:[ \t].*)?|[-*+]|\d{1,9}[.)])[ \t]*\n")  # a heading, or a list item without its text
+_LEADING_LINE = re.compile(
+    r"[ \t]*(?:#{1,6}(?:[ \t].*)?|(?:[-*+]|\d{1,9}[.)])[ \t]*)\n"
+)  # a heading, or a list item without its text
 _MARKER = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+]|\d{1,9}[.)])(?:[ \t]+|$))?")
 # Code, bold, spoilers, struck-out words and links, also such as do not end within the text.
 _SPAN = re.compile(

@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from bot import platforms
 from bot.config import Settings, SettingsError, hand_on_proxies, load_settings
 from bot.log_format import LogFormat
+from bot.log_repeats import RepeatFilter
 from model_server.bench import command as bench
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hand_on_proxies(settings)
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(LogFormat())
+    to_stderr.addFilter(RepeatFilter(to_stderr))
     logging.basicConfig(
         level=settings.log_level.upper() if options.command in ("run", "serve") else logging.WARNING,
         handlers=[to_stderr],

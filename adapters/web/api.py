@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import assert_never
 
 from aiohttp import web
 
 from adapters.base import Answer, AnswerText, Author, ChatHandler, Ended, IncomingMessage, Notice, Waiting
-from adapters.web.guard import Refused
-from adapters.web.tabs import Json, Tabs, thread_key
+from adapters.web.guard import SESSION, Refused
+from adapters.web.shares import Shares
+from adapters.web.stored import Json
+from adapters.web.tabs import Tabs, thread_key
 from adapters.web.uploads import read_question
+from adapters.web.visitors import Visitors
 
-MAX_UPLOADS = 8  # at a time; more have to wait, so that memory stays bounded
+MAX_UPLOADS = 16  # large ones at a time; more have to wait, so that disk space stays bounded
+MAX_UPLOADS_EACH = 4  # of one session, or without sessions of one address
 REFUSAL_SECONDS = 30.0
 IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif"})
 READER = Author("local", "You")
 
 
 class Api:
-    def __init__(self, handler: ChatHandler, tabs: Tabs, max_image_bytes: int) -> None:
+    """The actions of one page. `visitors` tells people apart who have no session."""
+
+    def __init__(self, handler: ChatHandler, tabs: Tabs, max_image_bytes: int, visitors: Visitors) -> None:
         self._handler = handler
         self._tabs = tabs
         self._max_image_bytes = max_image_bytes
-        self._uploads = asyncio.Semaphore(MAX_UPLOADS)
+        self._visitors = visitors
+        self._uploads = Shares(MAX_UPLOADS, MAX_UPLOADS_EACH)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/api/tab", self._tabs.serve)
@@ -35,8 +43,9 @@ class Api:
 
     async def ask(self, request: web.Request) -> web.Response:
         key = thread_key(request.match_info["thread"])
-        async with self._uploads:
-            question = await read_question(request, self._max_image_bytes)
+        share = self._uploads.of(request.get(SESSION) or self._visitors.visitor_of(request))
+        async with AsyncExitStack() as stack:
+            question = await read_question(request, self._max_image_bytes, share, stack)
             message = IncomingMessage(key, question.message_id, READER, question.text, question.attachments)
             answer = await self._handler.handle(message)
         return await self._accept(answer)

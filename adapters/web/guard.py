@@ -3,18 +3,20 @@
 * On a loopback address the Host header must be a loopback name, or the public address's: another name that resolves here is DNS
   rebinding.
 * A request from another site's page is refused (Fetch metadata and Origin), including WebSockets. The public address's pages are
-  ours, whatever Host a proxy sends; nothing that a proxy adds (X-Forwarded-For and the like) is believed, since anybody can.
-* With a token, everything but the page's static files needs a cookie, which a browser gets for the token. The cookie is a keyed
-  hash, so it survives a restart and becomes invalid with the token.
-* No response contains a traceback.
+  ours, whatever Host a proxy sends; nothing that a proxy adds (X-Forwarded-Proto and the like) is believed, since anybody can,
+  except the visitor's address from the proxies that the operator has named.
+* With a token, everything but the page's static files needs a session (`sessions.py`), which a browser gets for the token. An
+  address that has tried too many tokens is not listened to for a while; sessions and other addresses do not notice.
+* No response contains a traceback, and what a client gets wrong is not logged as our mistake.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import asyncio
+import json
 import logging
-import time
+import math
+import re
 import traceback
 from collections.abc import Awaitable, Callable
 
@@ -22,13 +24,17 @@ from aiohttp import web
 
 from adapters.address import is_loopback
 from adapters.web.origin import origin_of, origin_of_host, path_of
+from adapters.web.sessions import SESSION_SECONDS, Guesses, Sessions
+from adapters.web.visitors import Visitors
 
 logger = logging.getLogger(__name__)
 
 COOKIE = "threadsight"
-COOKIE_SECONDS = 90 * 24 * 3600
-MAX_GUESSES = 10
-GUESS_RECOVERY_SECONDS = 6.0
+SESSION = web.RequestKey("SESSION", str)  # the id of a request's session, where a token is asked for
+BODY_SECONDS = 10.0  # for a body that comes before we know whose it is
+MAX_BODY_BYTES = 2**20
+MAX_SIGN_IN_BYTES = 4096
+_WEB_ORIGIN = re.compile(r"https?://.", re.IGNORECASE)
 OPEN_PATHS = frozenset({"/", "/api/session"})
 PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -47,71 +53,74 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Refused(Exception):
-    """The request cannot be served; the message is a sentence for the person at the page."""
+    """The request cannot be served; the message is a sentence for the person at the page. `retry_seconds`: when it may be again."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, retry_seconds: float | None = None) -> None:
         super().__init__(sentence)
         self.status = status
-
-
-class GuessLimit:
-    """Limits wrong tokens over all visitors: `MAX_GUESSES` in a row, then one every `GUESS_RECOVERY_SECONDS`."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._num_left = float(MAX_GUESSES)
-        self._at = clock()
-
-    def is_spent(self) -> bool:
-        """Whether there is no guess left just now."""
-        now = self._clock()
-        self._num_left = min(MAX_GUESSES, self._num_left + (now - self._at) / GUESS_RECOVERY_SECONDS)
-        self._at = now
-        return self._num_left < 1
-
-    def count_wrong(self) -> None:
-        """Take one guess away."""
-        self._num_left -= 1
+        self.retry_seconds = retry_seconds
 
 
 class Guard:
-    """`token` None lets everybody in. `public_url` is the address that people use from outside. Requests for `others_paths` are not
-    looked at."""
+    """`sessions` None lets everybody in. `public_url` is the address that people use from outside.
+
+    Requests for `others_paths` are not looked at, only read."""
 
     def __init__(
         self,
-        token: str | None,
+        sessions: Sessions | None,
         *,
         only_loopback_names: bool,
         public_url: str | None = None,
+        visitors: Visitors | None = None,
         others_paths: frozenset[str] = frozenset(),
     ) -> None:
-        self._token = token.encode() if token else None
-        self._pass = hmac.new(self._token, b"threadsight web", hashlib.sha256).hexdigest() if self._token else ""
+        self._sessions = sessions
         self._only_loopback_names = only_loopback_names
         self._public = None if public_url is None else origin_of(public_url)
         self._public_path = "/" if public_url is None else path_of(public_url)
+        self._visitors = visitors or Visitors()
         self._others_paths = others_paths
-        self._guesses = GuessLimit()
+        self._guesses = Guesses()
+        self._on_sign_out: list[Callable[[str], Awaitable[None]]] = []
+
+    def when_signed_out(self, act: Callable[[str], Awaitable[None]]) -> None:
+        """Have `act` called with the id of each session that somebody ends."""
+        self._on_sign_out.append(act)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Add the routes for signing in."""
+        """Add the routes for signing in and out."""
         router.add_get("/api/session", self._session)
         router.add_post("/api/session", self._sign_in)
+        router.add_delete("/api/session", self._sign_out)
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Let a request through, or answer it with `{"error": sentence}`; every error of a handler becomes one too."""
         try:
-            if request.path not in self._others_paths:
+            if request.path in self._others_paths:
+                await read_body(request, MAX_BODY_BYTES)  # kept by the request: its own handler finds it there
+            else:
                 self._check(request)
             return await handler(request)
         except Refused as refused:
-            return web.json_response({"error": str(refused)}, status=refused.status)
+            response = web.json_response({"error": str(refused)}, status=refused.status)
+            if refused.retry_seconds is not None:
+                response.headers["Retry-After"] = str(math.ceil(refused.retry_seconds))
+            if refused.status == 408:
+                response.force_close()
+            return response
         except web.HTTPException as error:
             if error.status < 400:
                 raise
             return web.json_response({"error": _sentence(error.status)}, status=error.status)
+        except web.RequestPayloadError:
+            request.content.feed_eof()  # aiohttp would read on, and log the same error as if it were ours
+            response = web.json_response({"error": _sentence(400)}, status=400)
+            response.force_close()
+            return response
+        except ConnectionError:
+            return web.Response(status=400)  # nobody gets it: the client has left
         except Exception as error:
             # The exception's message may quote a question or a query: only its type and traceback are logged.
             place = "".join(traceback.format_tb(error.__traceback__))
@@ -127,8 +136,15 @@ class Guard:
         # Always revalidated, so that an update of the program is visible at once; an unchanged file is a 304.
         response.headers.setdefault("Cache-Control", "no-store" if request.path.startswith("/api/") else "no-cache")
 
+    def is_open(self, path: str) -> bool:
+        """Whether everybody may ask for this, so that a request for it says nothing about who asks."""
+        return path in OPEN_PATHS or path in self._others_paths or path.startswith("/static/")
+
     def _check(self, request: web.Request) -> None:
-        if self._only_loopback_names and not self._is_known_name(request.host):
+        origin = request.headers.get("Origin", "")
+        if origin_of_host(_host(request), "http") is None or (_WEB_ORIGIN.match(origin) and origin_of(origin) is None):
+            raise Refused(400, _sentence(400))
+        if self._only_loopback_names and not self._is_known_name(_host(request)):
             raise Refused(
                 421,
                 "This address is for this machine only. Open the page as it was printed at the start; "
@@ -137,38 +153,58 @@ class Guard:
         is_page = request.method in ("GET", "HEAD") and request.path == "/"
         if not is_page and self._is_from_another_site(request):
             raise Refused(403, "Another site's page may not use this one.")
-        if request.path not in OPEN_PATHS and not request.path.startswith("/static/") and not self._is_signed_in(request):
+        if not self.is_open(request.path) and not self._is_signed_in(request):
             raise Refused(401, "Please enter the token first.")
 
     def _is_signed_in(self, request: web.Request) -> bool:
-        return self._token is None or hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self._pass.encode())
+        if self._sessions is None:
+            return True
+        session_id = self._sessions.find(request.cookies.get(COOKIE, ""))
+        if session_id is not None:
+            request[SESSION] = session_id
+        return session_id is not None
 
     async def _session(self, request: web.Request) -> web.Response:
-        return web.json_response({"is_signed_in": self._is_signed_in(request)})
+        is_signed_in = self._is_signed_in(request)
+        return web.json_response({"is_signed_in": is_signed_in, "can_sign_out": is_signed_in and self._sessions is not None})
 
     async def _sign_in(self, request: web.Request) -> web.Response:
-        if self._token is None:
+        if self._sessions is None:
             return web.json_response({"is_signed_in": True})
-        if self._guesses.is_spent():
-            raise Refused(429, "Too many wrong tokens. Please wait a minute and try again.")
+        visitor = self._visitors.visitor_of(request)
+        # Counted before anything is awaited: many guesses that are sent together are still many.
+        if wait_seconds := self._guesses.take(visitor):
+            raise Refused(429, "Too many wrong tokens. Please wait a minute and try again.", wait_seconds)
         try:
-            guess = (await request.json())["token"].strip().encode()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            guess = json.loads(await read_body(request, MAX_SIGN_IN_BYTES))["token"].strip()
+            is_right = self._sessions.is_token(guess)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self._guesses.give_back(visitor)
             raise Refused(400, "Please enter the token.") from error
-        if not hmac.compare_digest(hashlib.sha256(guess).digest(), hashlib.sha256(self._token).digest()):
-            self._guesses.count_wrong()
+        if not is_right:
+            logger.warning("A wrong token for the web page from %s, %d of late.", visitor, self._guesses.num_wrong(visitor))
             raise Refused(403, "That is not the right token.")
+        self._guesses.give_back(visitor)
         response = web.json_response({"is_signed_in": True})
         is_public = self._is_public(request)
         response.set_cookie(
             COOKIE,
-            self._pass,
-            max_age=COOKIE_SECONDS,
+            self._sessions.begin(),
+            max_age=SESSION_SECONDS,
             httponly=True,
             samesite="Strict",
             secure=is_public and self._public is not None and self._public.scheme == "https",
             path=self._public_path if is_public else "/",
         )
+        return response
+
+    async def _sign_out(self, request: web.Request) -> web.Response:
+        session_id = None if self._sessions is None else self._sessions.end(request.cookies.get(COOKIE, ""))
+        if session_id is not None:
+            for act in self._on_sign_out:
+                await act(session_id)
+        response = web.Response(status=204)
+        response.del_cookie(COOKIE, path=self._public_path if self._is_public(request) else "/")
         return response
 
     def _is_known_name(self, host: str) -> bool:
@@ -185,7 +221,7 @@ class Guard:
         return self._has_public_host(request) if origin is None else self._public is not None and origin_of(origin) == self._public
 
     def _has_public_host(self, request: web.Request) -> bool:
-        return self._public is not None and origin_of_host(request.host, self._public.scheme) == self._public
+        return self._public is not None and origin_of_host(_host(request), self._public.scheme) == self._public
 
     def _is_from_another_site(self, request: web.Request) -> bool:
         """Whether another site's page made the request. Browsers say so; other programs do not, but they have no user's cookie."""
@@ -198,7 +234,23 @@ class Guard:
         if page is None or self._has_public_host(request):
             return True  # the public address by http instead of https may be anybody's page
         # The scheme is the page's: behind a proxy that speaks TLS it is not the one by which the request came.
-        return page != origin_of_host(request.host, page.scheme)
+        return page != origin_of_host(_host(request), page.scheme)
+
+
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """Read a small body, which the request then keeps. Raises `Refused` if it is too large or too slow."""
+    if (request.content_length or 0) > max_bytes:
+        raise Refused(413, _sentence(413))
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError as error:
+        raise Refused(408, "The request did not arrive whole. Please try again.") from error
+
+
+def _host(request: web.Request) -> str:
+    """The Host header. (`request.host` asks DNS for this machine's name if there is none.)"""
+    return request.headers.get("Host", "")
 
 
 def _sentence(status: int) -> str:

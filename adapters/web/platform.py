@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from adapters.base import Adapter, Finding
 from adapters.platform import Host, PlatformDescription
 from adapters.settings import secret
+from adapters.web.networks import parse_networks
 from adapters.web.settings import WebSettings
 
 
@@ -20,6 +21,7 @@ def _make(settings: WebSettings, host: Host) -> Adapter:
         settings.port,
         secret(settings.token),
         public_url=settings.public_url,
+        trusted_proxies=parse_networks(settings.trusted_proxies),
         max_image_bytes=host.max_image_bytes,
         more_routes=host.page_routes,
     )
@@ -29,6 +31,13 @@ async def _check(settings: WebSettings, host: Host) -> AsyncIterator[Finding]:
     yield await asyncio.to_thread(_look_at_port, settings.host, settings.port)
     if settings.public_url is not None:
         yield Finding("Web page", True, f"People open it at {settings.public_url}, through the proxy before it.")
+        if not parse_networks(settings.trusted_proxies):
+            yield Finding(
+                "Web page",
+                True,
+                "all visitors seem to come from that proxy, so that wrong tokens of one keep others from signing in for a while. "
+                "THREADSIGHT_WEB_TRUSTED_PROXIES, with the proxy's address, tells them apart.",
+            )
 
 
 def _look_at_port(host: str, port: int) -> Finding:

@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from adapters.address import is_loopback
 from adapters.settings import PlatformSettings, check_token, plain_address
+from adapters.web.networks import parse_networks
 from adapters.web.origin import origin_of
 
 PUBLIC_URL = "THREADSIGHT_PUBLIC_URL"
@@ -25,6 +26,18 @@ class WebSettings(PlatformSettings):
     token: SecretStr | None = Field(
         default=None, validate_default=True, description="What the web page asks for once before it opens; at least 16 characters."
     )
+
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses or networks of your proxies before the page, such as 127.0.0.1, 10.0.0.0/8. Only they are believed "
+        "who a visitor is (X-Forwarded-For); wrong tokens count against that visitor alone.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_networks(cls, value: str) -> str:
+        parse_networks(value)
+        return value
 
     @field_validator("public_url")
     @classmethod

@@ -1,8 +1,11 @@
 """Updates of open tabs: the list of chats, the chat that a tab shows, and its answer while it is being written.
 
 Every tab has one WebSocket (a browser allows only six streams of server-sent events per host, over all tabs). The tab says which
-thread it shows; it then gets the stored chat, the running answer from its beginning, and the stored chat again when the answer has
-ended. So a reload, a late tab and a reconnection after a restart are the same case.
+thread it shows; it then gets the stored chat, the running answer from its beginning, and what of the stored chat has changed when
+the answer has ended. So a reload, a late tab and a reconnection after a restart are the same case.
+
+A tab gets the whole list once, then what changes. Nothing is queued for it: it remembers which threads have changed, and gets their
+newest state when its connection takes it. If there are more than `MAX_CHANGES` by then, it gets the whole list again.
 """
 
 from __future__ import annotations
@@ -10,25 +13,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, assert_never
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from adapters.base import Answer, AnswerEvent, AnswerStatus, AnswerText, ChatHandler, ChatView, Ended, Notice, ThreadKey, Waiting
-from adapters.web.guard import Refused
+from adapters.base import Answer, AnswerEvent, AnswerText, ChatHandler, Ended, Notice, ThreadKey, Waiting
+from adapters.web.guard import SESSION, Refused
+from adapters.web.stored import Json, StoredChats
 
 logger = logging.getLogger(__name__)
 
 MAX_TABS = 200
+MAX_CHANGES = 20
 MAX_COMMAND_BYTES = 4096
 HEARTBEAT_SECONDS = 20.0
 # A question from before a restart is answered without a request from the page: poll until that answer has begun.
 PENDING_LOOK_SECONDS = 1.0
 _THREAD = re.compile(r"[a-z0-9]{16,64}")
 
-Json = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -39,28 +43,8 @@ def thread_key(thread: str) -> ThreadKey:
     return ThreadKey("web", "local", "page", thread)
 
 
-def view_of_chat(chat: ChatView) -> Json:
-    return {
-        "thread": chat.key.thread,
-        "title": chat.title,
-        "updated_at": chat.updated_at.isoformat(),
-        "turns": [
-            {
-                "turn_id": turn.turn_id,
-                "question": turn.question,
-                "answer": turn.answer,
-                "status": turn.status.value,
-                "notices": list(turn.notices),
-                "error": turn.error,
-                "image_ids": list(turn.image_ids),
-                "created_at": turn.created_at.isoformat(),
-            }
-            for turn in chat.turns
-        ],
-    }
-
-
 def view_of_event(event: AnswerEvent) -> Json:
+    """An event of an answer as the page gets it."""
     match event:
         case Waiting(position, seconds, is_loading):
             return {"type": "waiting", "position": position, "estimated_wait_seconds": seconds, "is_loading": is_loading}
@@ -79,14 +63,14 @@ class Tabs:
 
     def __init__(self, handler: ChatHandler) -> None:
         self._handler = handler
+        self._store = StoredChats(handler)
         self._tabs: set[_Tab] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def announce(self, thread: str) -> None:
+        """Tell every tab that the thread's stored chat has changed, has begun, or is gone."""
         for tab in self._tabs:
-            tab.list_changed.set()
-            if tab.thread == thread:
-                tab.thread_changed.set()
+            tab.note_change(thread)
 
     def follow(self, answer: Answer) -> None:
         """Announce the answer's end, also to tabs that show another thread."""
@@ -103,31 +87,55 @@ class Tabs:
         """The WebSocket endpoint; returns when the tab is gone."""
         if len(self._tabs) >= MAX_TABS:
             raise Refused(503, "Too many tabs are open.")
-        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_COMMAND_BYTES)
-        await socket.prepare(request)
-        tab = _Tab(socket, self._handler)
+        # Not compressed: that would be done for each tab anew, and the page is rarely far away.
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_COMMAND_BYTES, compress=False)
+        tab = _Tab(socket, self._handler, self._store, request.get(SESSION))
         self._tabs.add(tab)
         try:
+            await socket.prepare(request)
             await tab.run()
         finally:
             self._tabs.discard(tab)
         return socket
 
+    async def close_session(self, session_id: str) -> None:
+        """Close the tabs of a session that has ended."""
+        tabs = [tab for tab in self._tabs if tab.session_id == session_id]
+        closing = (tab.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"signed out") for tab in tabs)
+        await asyncio.gather(*closing, return_exceptions=True)
+
     async def close(self) -> None:
+        """Tell all tabs that the server stops; they come back by themselves."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         closing = (tab.socket.close(code=WSCloseCode.GOING_AWAY, message=b"restart") for tab in set(self._tabs))
         await asyncio.gather(*closing, return_exceptions=True)
+        await self._store.close()
 
 
 class _Tab:
-    def __init__(self, socket: web.WebSocketResponse, handler: ChatHandler) -> None:
+    def __init__(self, socket: web.WebSocketResponse, handler: ChatHandler, store: StoredChats, session_id: str | None) -> None:
         self.socket = socket
-        self.thread: str | None = None
-        self.list_changed = asyncio.Event()
-        self.thread_changed = asyncio.Event()
+        self.session_id = session_id
         self._handler = handler
+        self._store = store
+        self._thread: str | None = None
+        self._num_watches = 0  # each time the page begins with nothing
+        self._thread_changed = asyncio.Event()
+        self._changes: dict[str, None] = {}  # the threads that have changed since the tab was told, in their order
+        self._is_behind = True  # it has to get the whole list
+        self._list_changed = asyncio.Event()
+
+    def note_change(self, thread: str) -> None:
+        if not self._is_behind:
+            self._changes[thread] = None
+            if len(self._changes) > MAX_CHANGES:
+                self._changes.clear()
+                self._is_behind = True
+        self._list_changed.set()
+        if self._thread == thread:
+            self._thread_changed.set()
 
     async def run(self) -> None:
         try:
@@ -145,59 +153,59 @@ class _Tab:
                 continue
             with suppress(ValueError, TypeError, KeyError, Refused):
                 thread = message.json()["watch"]
-                self.thread = None if thread is None else thread_key(thread).thread
-                self.thread_changed.set()
+                self._thread = None if thread is None else thread_key(thread).thread
+                self._num_watches += 1
+                self._thread_changed.set()
 
     async def _send_lists(self) -> None:
         while True:
-            self.list_changed.clear()
-            chats = await self._handler.list_chats("web", "local")
-            await self._send({"type": "chats", "chats": [view_of_chat(chat) for chat in chats]})
-            await self.list_changed.wait()
+            self._list_changed.clear()
+            if self._is_behind:
+                self._is_behind = False  # what changes from here on is told after the list
+                await self.socket.send_str(await self._store.read_list())
+            while self._changes and not self._is_behind:
+                thread = next(iter(self._changes))
+                del self._changes[thread]
+                await self.socket.send_str((await self._store.read(thread_key(thread))).listed)
+            if not self._is_behind:
+                await self._list_changed.wait()
 
     async def _send_threads(self) -> None:
         ended: Answer | None = None
+        num_watches = 0
+        known: Mapping[int, int] = {}  # the turns that the tab has
         while True:
-            self.thread_changed.clear()
-            if self.thread is None:
-                await self.thread_changed.wait()
+            self._thread_changed.clear()
+            if self._num_watches != num_watches:
+                num_watches, known = self._num_watches, {}
+            if self._thread is None:
+                await self._thread_changed.wait()
                 continue
-            key = thread_key(self.thread)
+            key = thread_key(self._thread)
             answer = self._handler.running_answer(key)
             if answer is ended:  # may still be registered just after its end
                 answer = None
-            chat = await self._handler.read_chat(key)
-            await self._send(
-                {
-                    "type": "chat",
-                    "thread": key.thread,
-                    "chat": view_of_chat(chat) if chat else None,
-                    "is_running": answer is not None,
-                    "running_turn_id": answer.turn_id if answer else None,
-                }
-            )
+            stored = await self._store.read(key)
+            await self.socket.send_str(stored.since(known, answer))
+            known = stored.fingerprints
             if answer is not None:
                 ended = answer if await _first_of(self._relay(answer), self._changed()) else ended
             else:
-                is_pending = chat is not None and bool(chat.turns) and chat.turns[-1].status is AnswerStatus.PENDING
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(PENDING_LOOK_SECONDS if is_pending else None):
-                        await self.thread_changed.wait()
+                    async with asyncio.timeout(PENDING_LOOK_SECONDS if stored.is_pending else None):
+                        await self._thread_changed.wait()
 
     async def _relay(self, answer: Answer) -> bool:
         async for event in answer.events():
             view = {"thread": answer.key.thread, **view_of_event(event)}
             if isinstance(event, Ended):
                 view["is_stored"] = answer.turn_id is not None  # a question may be removed again, for example if the queue is full
-            await self._send(view)
+            await self.socket.send_json(view)
         return True
 
     async def _changed(self) -> bool:
-        await self.thread_changed.wait()
+        await self._thread_changed.wait()
         return False
-
-    async def _send(self, message: Json) -> None:
-        await self.socket.send_json(message)
 
 
 async def _first_of(*coroutines: Coroutine[Any, Any, T]) -> T:

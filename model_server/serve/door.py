@@ -15,11 +15,9 @@ import ipaddress
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from model_server.errors import ModelServerError
 from model_server.serve.refusal import BadRequest, describe_error, error_object
@@ -27,18 +25,6 @@ from model_server.serve.refusal import BadRequest, describe_error, error_object
 _log = logging.getLogger(__name__)
 _ADDRESSES = "POST /v1/chat/completions, POST /v1/responses, GET /v1/models and GET /health"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class HttpLog(logging.LoggerAdapter[logging.Logger]):
-    """What aiohttp logs. A request that is no HTTP is a line at debug level, not a traceback that quotes what was sent."""
-
-    def log(self, level: int, msg: object, *args: object, **more: Any) -> None:
-        """Log at any level."""
-        error = more.get("exc_info")
-        if isinstance(error, HttpProcessingError):
-            super().log(logging.DEBUG, "A request was no HTTP: %s", type(error).__name__)
-        else:
-            super().log(level, msg, *args, **more)
 
 
 class Door:
@@ -66,7 +52,10 @@ class Door:
             status, body, headers = describe_error(
                 error, "input" if request.path.rstrip("/").endswith("/responses") else "messages"
             )
-            return web.json_response(body, status=status, headers=headers)
+            response = web.json_response(body, status=status, headers=headers)
+            if status == 408:
+                response.force_close()
+            return response
         except web.HTTPException as error:
             return _explain(error)
         except web.RequestPayloadError:
@@ -88,8 +77,13 @@ class Door:
             response.headers["Access-Control-Expose-Headers"] = "Retry-After"
 
     def _check(self, http: web.Request) -> None:
+        try:
+            # `http.host` may ask DNS who we are. A browser always names the host, so who does not is a program of this machine.
+            host = urlsplit(f"//{http.headers.get('Host', 'localhost')}").hostname or ""
+        except ValueError:
+            raise BadRequest("The Host header is not a host.") from None
         if self._key is None:
-            if not is_loopback(_name(http.host)):
+            if not is_loopback(host):
                 sentence = "Without an API key this server is for this machine only. Ask it under the name localhost or 127.0.0.1."
                 raise BadRequest(sentence, status=421)
             if http.method == "POST" and http.content_type != "application/json":
@@ -110,14 +104,6 @@ class Door:
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=204, headers=allowed)
-
-
-def _name(authority: str) -> str:
-    """The host of a Host header; "" if it is none."""
-    try:
-        return urlsplit(f"//{authority}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def is_loopback(host: str) -> bool:

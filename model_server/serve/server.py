@@ -6,7 +6,6 @@ When a client disconnects, its answer stops within a step, streamed or not. Who 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -18,10 +17,12 @@ from model_server.errors import ModelServerError
 from model_server.fetch import ProxyFor, fetch_image_url, no_proxy
 from model_server.loop import InferenceLoop
 from model_server.serve.answer import AnswerForm, Completion
-from model_server.serve.door import Door, HttpLog, is_loopback
+from model_server.serve.connections import IDLE_SECONDS, BoundedSite, Connections, quiet_log
+from model_server.serve.door import Door, is_loopback
 from model_server.serve.image_url import FetchImage
 from model_server.serve.known_answers import KnownAnswers
 from model_server.serve.messages import read_messages
+from model_server.serve.receiving import receive
 from model_server.serve.refusal import BadRequest
 from model_server.serve.request import CompletionRequest, GenerationRequest, read_body, read_request
 from model_server.serve.responses import ResponseForm, ResponseRequest, resolve_references
@@ -81,18 +82,25 @@ class CompletionServer:
         num_images = self._model.capabilities.max_images_per_chat
         # Base64 with line breaks takes a little more than 4/3.
         max_body_bytes = min(_MAX_TEXT_BYTES + num_images * self._max_image_bytes * 7 // 5, _MAX_BODY_BYTES)
-        app = web.Application(middlewares=[self._door.guard], client_max_size=max_body_bytes)
+        connections = Connections(lambda request: request.path == "/health")
+        app = web.Application(middlewares=[self._door.guard, connections.watch], client_max_size=max_body_bytes)
         app.on_response_prepare.append(self._door.allow_pages)
         app.router.add_get("/health", self._health)
         app.router.add_get(f"{_BASE}models{_END}", self._models)
         app.router.add_get(f"{_BASE}models/{{name:.*[^/]}}{_END}", self._one_model)
         app.router.add_post(f"{_BASE}chat/completions{_END}", self._complete)
         app.router.add_post(f"{_BASE}responses{_END}", self._respond)
-        log = HttpLog(logging.getLogger(__name__))
-        self._runner = web.AppRunner(app, access_log=None, logger=log, handler_cancellation=True, shutdown_timeout=_FLUSH_SECONDS)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=_FLUSH_SECONDS,
+            keepalive_timeout=IDLE_SECONDS,
+            logger=quiet_log("model_server.serve.http"),
+        )
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await BoundedSite(self._runner, self._host, self._port, connections).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ServeAddressError(
@@ -139,13 +147,13 @@ class CompletionServer:
             raise BadRequest(sentence, "model", "model_not_found", status=404)
 
     async def _complete(self, http: web.Request) -> web.StreamResponse:
-        content = await asyncio.to_thread(read_body, await http.read(), http.charset)
+        content = await asyncio.to_thread(read_body, await receive(http), http.charset)
         request = await asyncio.to_thread(read_request, content, CompletionRequest)
         form = Completion(f"chatcmpl-{uuid.uuid4().hex}", request.model, request.has_usage_chunk)
         return await self._answer(http, request, form)
 
     async def _respond(self, http: web.Request) -> web.StreamResponse:
-        content = await asyncio.to_thread(read_body, await http.read(), http.charset)
+        content = await asyncio.to_thread(read_body, await receive(http), http.charset)
         content = resolve_references(content, self._known_answers.text)
         request = await asyncio.to_thread(read_request, content, ResponseRequest)
         form = ResponseForm(uuid.uuid4().hex, request, request.sampling(self._max_new_tokens, self._temperature))

@@ -9,7 +9,6 @@ import pytest
 import yarl
 
 from adapters.address import is_loopback
-from adapters.web.guard import MAX_GUESSES, GuessLimit
 from adapters.web.server import WebAdapter, WebAddressError
 from tests.adapters.web_client import THREAD, ask, form, serving
 from tests.chat_handler import MemoryChatHandler
@@ -84,37 +83,12 @@ async def test_a_token_is_asked_for_once(handler: MemoryChatHandler) -> None:
         assert (await ask(client, form()))[0] == 202
         passes = {cookie.key: cookie.value for cookie in client.cookie_jar}
     async with serving(MemoryChatHandler(), token=TOKEN) as restarted, restarted.get("/api/session", cookies=passes) as response:
-        assert (await response.json()) == {"is_signed_in": True}
+        assert (await response.json()) == {"is_signed_in": True, "can_sign_out": True}
     async with (
         serving(MemoryChatHandler(), token="another " + TOKEN) as other,
         other.get("/api/session", cookies=passes) as response,
     ):
-        assert (await response.json()) == {"is_signed_in": False}
-
-
-async def test_guesses_are_bounded(handler: MemoryChatHandler) -> None:
-    async with serving(handler, token=TOKEN) as client:
-        statuses = []
-        for _ in range(MAX_GUESSES + 2):
-            async with client.post("/api/session", json={"token": "guess"}) as response:
-                statuses.append(response.status)
-        assert statuses[:MAX_GUESSES] == [403] * MAX_GUESSES
-        assert 429 in statuses[MAX_GUESSES:]
-        async with client.post("/api/session", data=b"{") as response:
-            assert response.status in (400, 429)
-
-
-def test_guesses_come_back_with_time() -> None:
-    now = 0.0
-    limit = GuessLimit(lambda: now)
-    for _ in range(MAX_GUESSES):
-        assert not limit.is_spent()
-        limit.count_wrong()
-    assert limit.is_spent()
-    now = 6.5
-    assert not limit.is_spent()
-    limit.count_wrong()
-    assert limit.is_spent()
+        assert (await response.json()) == {"is_signed_in": False, "can_sign_out": False}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "", "chat.example"])

@@ -47,7 +47,7 @@ async def test_every_tab_gets_the_answer_and_a_late_one_gets_the_text_so_far(
         await ask(client, form(data=draw_image()))
         started = await early.next("chat")
         assert (started["is_running"], started["running_turn_id"]) == (True, 1)
-        assert [chat["thread"] for chat in (await elsewhere.next("chats"))["chats"]] == [THREAD]
+        assert (await elsewhere.next("listed"))["chat"]["thread"] == THREAD
 
         answer = await handler.next_answer()
         await answer.add(Waiting(2, 3.5))

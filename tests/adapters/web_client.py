@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -41,7 +42,7 @@ def form(
     fields.add_field("message_id", message_id)
     fields.add_field("text", text)
     if data is not None:
-        fields.add_field("picture", data, filename=name, content_type="image/png")
+        fields.add_field("picture", io.BytesIO(data), filename=name, content_type="image/png")
     return fields
 
 

@@ -412,6 +412,26 @@ async def test_a_token_opens_the_page_once(site: Site) -> None:
     site.complaints = [complaint for complaint in site.complaints if "403" not in complaint]  # logged by the browser
 
 
+async def test_signing_out_forgets_the_chats_in_every_tab(site: Site) -> None:
+    await site.stop()
+    site.token = "correct horse battery"
+    await site.start()
+    page = await site.open()
+    await page.get_by_label("Token").fill(site.token)
+    await page.get_by_label("Token").press("Enter")
+    await show_image(site, page)
+    other = await site.open_tab(page.context, page.url.removeprefix(site.url))
+    await expect(answers(other)).to_have_text(["I see a red circle."])
+    await page.get_by_role("button", name="Sign out").click()
+    for tab in (page, other):
+        await expect(tab.get_by_role("heading", name="Welcome to Threadsight")).to_be_visible()
+        await expect(tab.locator(".turn")).to_have_count(0)
+        await expect(tab.locator(".chat")).to_have_count(0)
+    await other.get_by_label("Token").fill(site.token)
+    await other.get_by_label("Token").press("Enter")
+    await expect(answers(other)).to_have_text(["I see a red circle."])
+
+
 CONTRAST = """() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
   const rgba = (colour) => {

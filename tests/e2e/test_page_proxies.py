@@ -70,7 +70,9 @@ async def test_the_page_works_through_a_proxy(browser: Browser, tmp_path: Path, 
         await answer.add(AnswerText(" a circle."))
         await site.handler.end(answer)
         await expect(answers(page)).to_have_text("I see a circle.")
-        assert await site.handler.messages[0].attachments[0].fetch(10**8) == picture
+        chat = await site.handler.read_chat(site.thread_of(page))
+        assert chat is not None
+        assert await site.handler.read_image(chat.key, chat.turns[0].image_ids[0]) == (picture, "image/png")
         await page.reload()
         await expect(answers(page)).to_have_text("I see a circle.")
         image = page.get_by_alt_text("The picture of this chat")

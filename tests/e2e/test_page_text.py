@@ -128,3 +128,42 @@ async def test_an_answer_that_is_being_written_turns_as_soon_as_it_says_so(site:
     await expect(answers(page).last.locator("li")).to_have_text(HEBREW)
     assert await full_stop(answers(page).last, HEBREW) == "left"
     await site.handler.end(answer)
+
+
+GROWTH = """async () => {
+  const { renderMarkdown } = await import(new URL("static/markdown.js", location.href));
+  const pieces = [
+    " ", "\\t", "a", "1", "#", "*", "**", "`", "-", ".", "_", "~",
+    "\\u2028", "**a ", "*a ", "`a", "``a```", "- ", "1. ", "# ",
+  ];
+  const seconds = (text) => {
+    const began = performance.now();
+    renderMarkdown(text);
+    return (performance.now() - began) / 1000;
+  };
+  const slow = [];
+  for (const piece of pieces)
+    for (const beginning of ["", "# ", "# x", "- ", "1. ", "*", "**a", "`", "```\\n"])
+      for (const end of ["", "x", " x", "#", "\\u2028", "\\u2028x"]) {
+        const text = (length) => beginning + piece.repeat(length / piece.length) + end;
+        const least = (length) => Math.min(seconds(text(length)), seconds(text(length)));
+        // A quadratic pattern takes a hundred times as long for ten times the text.
+        if (seconds(text(30_000)) > 0.1 && least(30_000) > 50 * Math.max(0.002, least(3_000)))
+          slow.push([beginning, piece, end]);
+        if (slow.length === 3) return slow;
+      }
+  return slow;
+}"""
+
+
+async def test_no_text_of_a_model_freezes_the_tab(site: Site) -> None:
+    page = await site.open()
+    assert await page.evaluate(GROWTH) == []
+
+
+async def test_marks_that_belong_together_are_found(site: Site) -> None:
+    page = await site.open()
+    await show_image(site, page, "Yes")
+    last = await answered(site, page, "# A `b` ##\n\n## C#  \n\n``a`b`` and ```c`\n\n#   ")
+    assert await last.locator(".heading").all_text_contents() == ["A b", "C", ""]
+    assert await last.locator("code").all_text_contents() == ["b"]

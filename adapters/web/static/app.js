@@ -5,6 +5,7 @@ import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
 import { drawShapes } from "./shapes.js";
 import { Sidebar } from "./sidebar.js";
+import { SignIn } from "./sign-in.js";
 
 const byId = (id) => document.getElementById(id);
 const THREAD = /^#\/([a-z0-9]{16,64})$/;
@@ -15,6 +16,7 @@ let thread = null; // the shown thread's id; null for a new chat
 let chats = [];
 let chat = null; // the stored chat of `thread`
 let isLoaded = false;
+const received = new Map(); // turn id -> the newest that the server has said of it, in `thread`
 let running = null; // {turnId, notices, text, position, wait}: the answer that is being written in `thread`
 let failure = null; // {turnId, error} of an answer that has just failed
 const outbox = new Map(); // thread -> the question sent from this tab, until its stored turn is answered
@@ -22,7 +24,8 @@ const outbox = new Map(); // thread -> the question sent from this tab, until it
 const conversation = new Conversation(byId("conversation"), byId("scroller"), { regenerate, resend });
 const sidebar = new Sidebar(deleteChat);
 const composer = new Composer(ask);
-const connection = new Connection({ onMessage, onOpen, onLost, onSignInNeeded });
+const signIn = new SignIn(() => connection.open());
+const connection = new Connection({ onMessage, onOpen, onLost, onSignInNeeded, onSession: (session) => signIn.show(session) });
 
 // ---- what is shown
 
@@ -32,6 +35,7 @@ function route() {
     thread = wanted;
     chat = running = failure = null;
     isLoaded = false;
+    received.clear();
     composer.note("");
     connection.watch(thread);
     sidebar.close();
@@ -127,15 +131,23 @@ function announce(sentence) {
 
 function onMessage(message) {
   if (message.type === "chats") chats = message.chats;
+  else if (message.type === "listed") onListed(message);
   else if (message.thread !== thread) return;
   else if (message.type === "chat") onChat(message);
   else onAnswerEvent(message);
   drawSoon();
 }
 
+/** One line of the list has begun, changed or gone. */
+function onListed({ thread: changed, chat: line }) {
+  const others = chats.filter((other) => other.thread !== changed);
+  const newer = others.filter((other) => line && other.updated_at > line.updated_at); // the newest is first
+  chats = line ? [...newer, line, ...others.slice(newer.length)] : others;
+}
+
 function onChat(message) {
   const isFirst = !isLoaded;
-  chat = message.chat;
+  chat = message.chat && { ...message.chat, turns: turnsOf(message) };
   isLoaded = true;
   running = message.is_running ? { turnId: message.running_turn_id, notices: [], text: "", position: 0, wait: null } : null;
   const local = outbox.get(thread);
@@ -148,6 +160,12 @@ function onChat(message) {
     failure = null;
   }
   if (isFirst) conversation.scrollToEnd();
+}
+
+/** The turns of a message that has only those which have changed since the one before it. */
+function turnsOf({ turn_ids: ids, chat: { turns } }) {
+  for (const turn of turns) received.set(turn.turn_id, turn);
+  return ids.filter((id) => received.has(id)).map((id) => received.get(id));
 }
 
 function onAnswerEvent(event) {
@@ -334,28 +352,16 @@ function randomId() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// ---- signing in
-
+/** What is shown is somebody's who has signed out, here or in another tab. */
 function onSignInNeeded() {
-  const dialog = byId("sign-in");
-  if (!dialog.open) dialog.showModal();
-}
-
-byId("sign-in").addEventListener("cancel", (event) => event.preventDefault());
-byId("sign-in-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const error = byId("sign-in-error");
-  try {
-    await act("POST", "api/session", { token: byId("token").value });
-    error.textContent = "";
-    byId("token").value = "";
-    byId("sign-in").close();
-    connection.open();
-  } catch (reason) {
-    error.textContent = reason instanceof Refused ? reason.message : "The server cannot be reached just now.";
-    byId("token").select();
+  if (!signIn.isOpen && chats.length) {
+    chats = [];
+    chat = running = null;
+    isLoaded = false;
+    drawSoon();
   }
-});
+  signIn.open();
+}
 
 // ---- wiring
 

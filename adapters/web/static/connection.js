@@ -71,7 +71,7 @@ export class Connection {
   #timer = 0;
   #handlers;
 
-  /** @param handlers {onMessage, onOpen, onLost, onSignInNeeded} */
+  /** @param handlers {onMessage, onOpen, onLost, onSignInNeeded, onSession} */
   constructor(handlers) {
     this.#handlers = handlers;
     addEventListener("online", () => this.#hurry());
@@ -84,6 +84,7 @@ export class Connection {
     try {
       const session = await act("GET", "api/session");
       if (!session.is_signed_in) return this.#handlers.onSignInNeeded();
+      this.#handlers.onSession(session);
     } catch {
       return this.#lost();
     }
