@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -31,6 +32,21 @@ ProxyFor = Callable[[str], str | None]
 _MAX_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Global for Python 3.11, or by the registry, and still not the internet: it leads to whoever runs this machine's network.
+_NOT_FOR_US = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # IETF protocol assignments; a cloud's metadata are at 192.0.0.192
+            "168.63.129.16/32",  # Azure's own services, from inside its machines
+            "192.88.99.0/24",  # what was the nearest 6to4 relay
+            "64:ff9b:1::/48",  # NAT64 with addresses of the local network (RFC 8215)
+            "5f00::/16",  # segment routing (RFC 9602)
+            "3fff::/20",  # documentation (RFC 9637)
+        ),
+    )
+)
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _UNKNOWN = "its host name is not known."
 _PRIVATE = "the link leads to a private or local address, and I do not follow those."
 
@@ -48,6 +64,8 @@ def is_public_address(address: IpAddress) -> bool:
             return is_public_address(inner)
         if address.is_site_local:
             return False
+    if any(address in network for network in _NOT_FOR_US):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -176,6 +194,10 @@ def _check(target: URL, name: str, is_allowed: Callable[[IpAddress], bool]) -> N
     try:
         address = ipaddress.ip_address(target.host.partition("%")[0])
     except ValueError:
+        # A host whose last part is a number is an address (https://url.spec.whatwg.org/#ends-in-a-number-checker), such as 127.1,
+        # 0177.0.0.1 or 2130706433. Nobody writes a picture's link like this, and the libraries below disagree about them.
+        if _NUMBER.fullmatch(target.host.rstrip(".").rpartition(".")[2]):
+            raise ImageError(name, "its address is written in a way that I do not follow.") from None
         return  # a host name: checked when it is resolved
     if not is_allowed(address):
         raise ImageError(name, _PRIVATE)

@@ -97,7 +97,7 @@ def readers() -> dict[str, Callable[[str], object]]:
         loaded = importlib.import_module(module.name)
         for name, value in vars(loaded).items():
             if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
-                for method in set(re.findall(rf"\b{name}\.(\w+)\(", inspect.getsource(loaded))):
+                for method in sorted(set(re.findall(rf"\b{name}\.(\w+)\(", inspect.getsource(loaded)))):
                     found[f"{module.name}.{name}.{method}"] = _reader(value, method)
     return found
 
