@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 OUR_MENTION = "\0"  # where it was; no platform delivers this character
-_WITH_SPACES = re.compile(rf"[ \t]*(?:{OUR_MENTION}[ \t]*)+")
+_WITH_SPACES = re.compile(rf"(?<![ \t])[ \t]*+(?:{OUR_MENTION}[ \t]*)+")
 _BLANK_LINES_BEFORE = re.compile(r"\A(?:[ \t]*\n)+")
 
 

@@ -16,10 +16,11 @@ from wcwidth import wcwidth
 
 MAX_WIDTH = 60  # columns of a code block that most screens show without wrapping
 _QUOTES = re.compile(r"(?:[ \t]*>)*[ \t]*")
-_DELIMITER = re.compile(r"[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)*(?:[ \t]*:?-+:?[ \t]*)?")
+_DELIMITER = re.compile(r"[ \t]*+\|?(?:[ \t]*+:?-++:?[ \t]*+\|)*+(?:[ \t]*+:?-++:?[ \t]*+)?")
 _PIPE = re.compile(r"(?<!\\)\|")
-_CODE_OR_PIPE = re.compile(r"(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)|(?<!\\)(?P<pipe>\|)")
-_MARKS = re.compile(r"(?P<mark>\*\*|__|~~|`+)(?=\S)(?P<words>.+?)(?<=\S)(?P=mark)")
+# Backticks that nothing closes are passed over all at once; reading on from each of them would take too long.
+_CODE_OR_PIPE = re.compile(r"(?P<ticks>`++)(?:.+?(?<!`)(?P=ticks)(?!`))?|(?<!\\)(?P<pipe>\|)")
+_MARKS = re.compile(r"(?P<mark>\*\*|__|~~|(?<!`)`++)(?=\S)(?P<words>.{1,500}?)(?<=\S)(?P=mark)")
 _BACKTICKS = re.compile(r"`+")
 _BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 _JOINER, _AS_EMOJI = "\u200d", "\ufe0f"

@@ -34,7 +34,7 @@ _MAX_REMEMBERED = 500
 _PEOPLES_TYPES = frozenset({discord.MessageType.default, discord.MessageType.reply})
 # Code comes first: Discord shows what looks like a mention there as it was written.
 _CODE_OR_MENTION = re.compile(
-    r"(?P<code>\\[`\\]|(?P<ticks>`+)(?!`)(?s:.+?)(?<!`)(?P=ticks)(?!`))"
+    r"(?P<code>\\[`\\]|(?P<ticks>`++)(?:(?s:.+?)(?<!`)(?P=ticks)(?!`))?)"  # all at once if nothing closes it
     r"|<(?:(?P<kind>@[!&]?|#)(?P<id>\d+)|a?(?P<emoji>:\w+:)\d+)>"
 )
 

@@ -14,14 +14,15 @@ from adapters.markdown import code_in, heal, split_pages
 
 MAX_SECTION_CHARS = 3_000
 _PIECE_CHARS, _LEAST_PIECE_CHARS = 2_500, 300
-_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+(?P<words>.*?)[ \t]*#*$")
+_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+(?P<words>.*)$")
+_CLOSING_HASHES = re.compile(r"(?:^|(?<=[ \t]))#+$")
 _BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*+][ \t]+")
 _INLINE = re.compile(
-    r"(?P<code>(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`))"
+    r"(?P<code>(?P<ticks>`++)(?:.+?(?<!`)(?P=ticks)(?!`))?)"  # all at once if nothing closes it
     r"|!?\[(?P<label>[^\[\]\n]+)\]\((?P<url>https?://[^\s()<>|]+)\)"
-    r"|(?P<strong>\*\*|__)(?=\S)(?P<bold>.+?)(?<=\S)(?P=strong)"
-    r"|~~(?=\S)(?P<struck>.+?)(?<=\S)~~"
-    r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*\n]+?)(?<=[^\s*])\*(?![\w*])"
+    r"|(?P<strong>\*\*|__)(?=\S)(?P<bold>.{1,500}?)(?<=\S)(?P=strong)"
+    r"|~~(?=\S)(?P<struck>.{1,500}?)(?<=\S)~~"
+    r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*\n]{1,500}?)(?<=[^\s*])\*(?![\w*])"
 )
 
 
@@ -53,7 +54,8 @@ def _marked_up(page: str) -> str:
             is_fence = before is None or after is None
             lines.append("```" if is_fence else _escaped(words).replace("```", "`\u200b``"))
         elif heading := _HEADING.match(words):
-            lines.append(f"*{_inline(heading['words'].replace('**', '').replace('*', ''))}*" if heading["words"] else "")
+            title = _CLOSING_HASHES.sub("", heading["words"].rstrip()).rstrip().replace("*", "")
+            lines.append(f"*{_inline(title)}*" if title else "")
         else:
             lines.append(_inline(_BULLET.sub(lambda bullet: f"{bullet['indent']}• ", words)))
     return "\n".join(lines).rstrip()
