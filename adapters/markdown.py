@@ -30,6 +30,8 @@ _SPAN = re.compile(
     r"(?P<mark>`+|\*\*|__|\|\||~~)(?=\S).*?(?:(?P=mark)|\Z)|\[[^\[\]\n]*(?:\](?:\([^()\s]*(?:\)|\Z))?|\Z)", re.DOTALL
 )
 
+_MARKUP = re.compile(r"`|\*|__|~~|\|\||<(?=\S)|\\(?=[^\w\s])")  # a single _ is common in names, and nothing within a word
+
 State = Fence | Table | None
 """What is open at a place in the text."""
 
@@ -79,6 +81,11 @@ def split_pages(text: str, max_chars: int, *, has_tables: bool = True, is_whole:
 def tables_in_code(text: str) -> str:
     """The whole text, with fences on lines of their own and tables aligned in code blocks."""
     return _shown(text, 0, len(text), _Page(None, max(MIN_PAGE_CHARS, len(text)), has_tables=False), is_whole=True)
+
+
+def literal(sentence: str) -> str:
+    """Our own sentence in one line of Markdown. It may quote a file's name, which must not become markup, a link or a mention."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(sentence.split())).replace("](", "] (")
 
 
 def heal(page: str) -> str:
