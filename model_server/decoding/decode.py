@@ -17,9 +17,10 @@ from PIL import UnidentifiedImageError
 
 from model_server.decoding import spaces
 from model_server.decoding.budget import DECODING
+from model_server.decoding.colour import plain, to_srgb
 from model_server.decoding.kinds import is_foreign_heif, is_foreign_jpeg
 from model_server.decoding.mending import bare, profile_of_png, shown_part_of_png, space_of_png
-from model_server.decoding.pixels import first_frame_alone, reduction, to_rgb
+from model_server.decoding.pixels import first_frame_alone, orientation, reduction, to_rgb
 
 MAX_PIXELS = 64_000_000  # a 48-megapixel photograph passes
 
@@ -79,6 +80,25 @@ def decode(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> PilImage.Ima
         except Exception:  # the reason is the first one
             pass
     raise Refused(reason)
+
+
+def is_plain(data: bytes, kind: str) -> bool:
+    """Whether every decoder makes of these bytes what we do: undamaged RGB or grey of 8 bits in sRGB, upright, at most 16 million
+    pixels, without transparency or a hidden picture. `kind` is Pillow's format name. Blocks as `decode`."""
+    try:
+        with PilImage.open(io.BytesIO(data), formats=[kind]) as pil:
+            if pil.mode not in ("RGB", "L") or reduction(*pil.size) > 1 or getattr(pil, "default_image", False):
+                return False
+            if pil.has_transparency_data or orientation(pil) != 1:
+                return False
+            gamma = None if "srgb" in pil.info else pil.info.get("gamma")
+            if to_srgb(pil.mode, _profile(pil, data, kind), gamma) is not plain:
+                return False
+            with DECODING.room(pil.width * pil.height * _MOST_OTHERWISE):
+                pil.load()
+            return True
+    except Exception:  # decoders raise many things
+        return False
 
 
 def _decode(data: bytes, kind: str, max_pixels: int, *, original: bytes | None = None) -> PilImage.Image:

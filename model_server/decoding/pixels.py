@@ -52,8 +52,8 @@ def to_rgb(pil: PilImage.Image, factor: int, profile: bytes | None) -> PilImage.
     result = _converted(pil, factor, profile)
     if result.mode == "RGBA":
         result = _on_ground(result)
-    orientation = _orientation(pil)
-    return result.transpose(_TURNS[orientation]) if orientation in _TURNS else result
+    turn = _TURNS.get(orientation(pil))
+    return result if turn is None else result.transpose(turn)
 
 
 def first_frame_alone(pil: PilImage.Image, data: bytes) -> Callable[[PilImage.Image], PilImage.Image]:
@@ -154,7 +154,7 @@ def _ground(rgba: PilImage.Image, alpha: PilImage.Image) -> str:
     return next((ground for ground in lost if lost[ground] <= _MOST_LOST), min(lost, key=lost.__getitem__))
 
 
-def _orientation(pil: PilImage.Image) -> int:
+def orientation(pil: PilImage.Image) -> int:
     """As EXIF has it, 1 to 8 if it is right; 1 if it is missing or broken."""
     for name in ("xmp", "XML:com.adobe.xmp"):  # viewers do not turn a picture because of what is written there
         pil.info.pop(name, None)

@@ -4,6 +4,9 @@ The right values are what Chromium 156 shows, for TIFF what ImageMagick 6.9 make
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import struct
 import zlib
 
@@ -13,8 +16,11 @@ from PIL import Image as PilImage
 
 from model_server.errors import ImageError
 from model_server.images import read_image, to_pil
-from tests.field.picture_files import JPEG, chunk, encoded, grey_tiff, png, ramp
+from model_server.remote.request import request_body
+from model_server.types import Image, Message, Role
+from tests.field.picture_files import JPEG, chunk, encoded, grey_tiff, png, png_with, profile, ramp
 
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # as the program has it: Pillow's words on metadata stop nothing
 Colour = tuple[int, int, int]
 WHITE, RED, GREEN, BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
 START = b"\x89PNG\r\n\x1a\n"
@@ -211,6 +217,48 @@ def test_a_png_from_inside_an_iphone_program_is_not_called_damaged() -> None:
     data = png((16, 16, 8, 2, 0), MUTED)
     crushed = data[:8] + chunk(b"CgBI", b"\x50\0\x20\2") + data[8:]
     assert refusal(crushed).startswith("it is a PNG in the form that only iPhone programs use inside.")
+
+
+# -- to a model server every picture goes as it is shown -------------------------------------------------------------------
+
+NOISE = np.random.default_rng(0).bytes(1_500_000)
+
+
+def sent(data: bytes) -> bytes:
+    body = json.loads(request_body("m", [Message(Role.USER, "?", (read_image(data, "x"),))], {}))
+    return base64.b64decode(body["messages"][0]["content"][0]["image_url"]["url"].partition(",")[2])
+
+
+@pytest.mark.parametrize(
+    ("data", "right", "why"),
+    [
+        (animated_png(STILL, frame_control(0), frame(1, BLUE)), BLUE, "an animation that hides its still picture"),
+        (png((16, 16, 8, 2, 0), MUTED, numbers(12, 13, 0, 1)), (108, 161, 116), "colours by number"),
+        (png((16, 16, 8, 2, 0), MUTED, GAMMA, primaries(*D65, *P3)), (109, 163, 117), "colours by primaries"),
+        (png_with(chunk(b"iCCP", b"p\0\0" + zlib.compress(profile("P3")))), RED, "a profile"),
+        (png_with(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000)))), RED, "text that Pillow finds too long"),
+        (png_with(chunk(b"iCCP", b"p\0\0" + zlib.compress(NOISE))), RED, "a broken profile"),
+        (png_with(chunk(b"tEXt", b"Comment\0hello", crc=7)), RED, "a wrong checksum in a comment"),
+        (JPEG[:-2], RED, "its end mark is missing"),
+    ],
+)
+def test_a_model_server_is_sent_what_people_see(data: bytes, right: Colour, why: str) -> None:
+    with PilImage.open(io.BytesIO(sent(data))) as pil:
+        assert (pil.format in ("PNG", "JPEG"), pil.info.get("icc_profile")) == (True, None), why
+        found = pil.convert("RGB").getpixel((5, 5))
+    assert isinstance(found, tuple)
+    assert max(abs(a - b) for a, b in zip(found, right, strict=True)) <= 3, why
+
+
+def test_a_picture_that_was_stored_and_is_refused_now_is_told() -> None:
+    data = bytearray(encoded(PilImage.new("RGBA", (8, 8)), "WEBP", lossless=True))
+    at = data.index(b"VP8L") + 9  # 14 bits each for width and height, less one (RFC 9649)
+    data[at : at + 4] = struct.pack("<I", struct.unpack("<I", data[at : at + 4])[0] & 0xF0000000 | 7_999 << 14 | 7_999)
+    stored = Image(bytes(data), "image/webp", "0" * 64, 8_000, 8_000)
+    with pytest.raises(ImageError, match="I could not use the picture: it has 8000 x 8000 pixels"):
+        request_body("m", [Message(Role.USER, "?", (stored,))], {})
+    with pytest.raises(ImageError, match="I could not use the picture: it has 8000 x 8000 pixels"):
+        to_pil(stored)
 
 
 # -- what holds ------------------------------------------------------------------------------------------------------------
