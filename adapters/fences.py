@@ -126,22 +126,53 @@ def pieces(line: str, fence: Fence | None) -> tuple[list[str], Fence | None]:
     return [line], fence
 
 
-def _opened_within(line: str) -> tuple[list[str], Fence | None]:
-    """A line outside of code blocks, in which one may be opened behind other words."""
+def settled(line: str, fence: Fence | None) -> str:
+    """The beginning of an incomplete line that stays as it is, however the line goes on, cut where `pieces` cuts it.
+
+    What may become a fence, or go on as one, is left out until that is known. `fence`: the one that is open before the line.
+    """
+    words = line.rstrip("`")
+    if fence is None:
+        run = _opening_run(words)
+        shown = words[: run.start()] if run else words
+        return shown if shown.strip() else ""
+    if fence.is_quoted and not line.strip():
+        return ""  # the quote may end here
+    if fence.marker[0] != "`":
+        return line
+    if not fence.is_inline:
+        code = line.rstrip().rstrip("`")
+        return code if line.rstrip() != code and code.strip() and not is_closed_by(fence, line) else line
+    for run in _BACKTICKS.finditer(words):
+        if len(run[0]) >= len(fence.marker):
+            before, after = words[: run.start()], line[run.end() :].lstrip(" ")
+            lead = before + "\n" if before.removeprefix(fence.prefix).strip() else ""
+            rest = "\n" + settled(fence.prefix + after, None) if after else ""
+            return f"{lead}{fence.closing}{rest}"
+    return "" if fence.prefix.startswith(words) or not words.removeprefix(fence.prefix).strip() else words
+
+
+def _opening_run(line: str) -> re.Match[str] | None:
+    """The backticks behind other words that open a block: those that nothing in the line closes."""
     runs = list(_BACKTICKS.finditer(line))
     index = 0
     while index < len(runs):
         run = runs[index]
         closing = next((later for later in range(index + 1, len(runs)) if len(runs[later][0]) == len(run[0])), None)
-        if closing is not None:
-            index = closing + 1  # code within the line
-            continue
-        if 3 <= len(run[0]) <= MAX_MARKER:
-            before, rest = line[: run.start()], line[run.end() :].strip()
-            quote = _QUOTE.match(line)
-            fence = Fence(run[0], rest if _LANGUAGE.fullmatch(rest) else "", quote[0] if quote else "", is_inline=True)
-            code = [] if rest == fence.info else [f"{fence.prefix}{rest}\n"]
-            is_blank = not before.removeprefix(fence.prefix).strip()
-            return [*([] if is_blank else [before + "\n"]), f"{fence.closing}{fence.info}\n", *code], fence
-        index += 1
-    return [line], None
+        if closing is None and 3 <= len(run[0]) <= MAX_MARKER:
+            return run
+        index = index + 1 if closing is None else closing + 1  # code within the line
+    return None
+
+
+def _opened_within(line: str) -> tuple[list[str], Fence | None]:
+    """A line outside of code blocks, in which one may be opened behind other words."""
+    run = _opening_run(line)
+    if run is None:
+        return [line], None
+    before, rest = line[: run.start()], line[run.end() :].strip()
+    quote = _QUOTE.match(line)
+    fence = Fence(run[0], rest if _LANGUAGE.fullmatch(rest) else "", quote[0] if quote else "", is_inline=True)
+    code = [] if rest == fence.info else [f"{fence.prefix}{rest}\n"]
+    is_blank = not before.removeprefix(fence.prefix).strip()
+    return [*([] if is_blank else [before + "\n"]), f"{fence.closing}{fence.info}\n", *code], fence

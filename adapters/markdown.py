@@ -3,7 +3,8 @@
 Rules: nothing is lost or doubled, except blank lines at a cut and the closing line of a code block that ends there. A code block
 that is cut is closed on its page and opened again on the next; a table that is cut begins with its header again. A cut depends only
 on the text of its page, so a full page never changes, however the text continues. On every page each fence has a line of its own,
-and where a platform shows no tables they are aligned in code blocks. Line ends are normalized first.
+and where a platform shows no tables they are aligned in code blocks. What has been shown stays as it is while more is written,
+but for such tables. Line ends are normalized first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from adapters.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, num_closing_chars, opened_by, pieces
+from adapters.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, num_closing_chars, opened_by, pieces, settled
 from adapters.tables import AlignedTable, Table, table_begun_by
 
 MIN_PAGE_CHARS = 64
@@ -30,6 +31,8 @@ _MARKER = re.compile(r"\A[ \t]*(?:(?:#{1,6}|[-*+]|\d{1,9}[.)])(?:[ \t]+|$))?")
 _SPAN = re.compile(
     r"(?P<mark>`+|\*\*|__|\|\||~~)(?=\S).*?(?:(?P=mark)|\Z)|\[[^\[\]\n]*(?:\](?:\([^()\s]*(?:\)|\Z))?|\Z)", re.DOTALL
 )
+
+_MARKUP = re.compile(r"`|\*|__|~~|\|\||<(?=\S)|\\(?=[^\w\s])")  # a single _ is common in names, and nothing within a word
 
 State = Fence | Table | None
 """What is open at a place in the text."""
@@ -80,6 +83,11 @@ def split_pages(text: str, max_chars: int, *, has_tables: bool = True, is_whole:
 def tables_in_code(text: str) -> str:
     """The whole text, with fences on lines of their own and tables aligned in code blocks."""
     return _shown(text, 0, len(text), _Page(None, max(MIN_PAGE_CHARS, len(text)), has_tables=False), is_whole=True)
+
+
+def literal(sentence: str) -> str:
+    """Our own sentence in one line of Markdown. It may quote a file's name, which must not become markup, a link or a mention."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(sentence.split())).replace("](", "] (")
 
 
 def heal(page: str) -> str:
@@ -165,10 +173,13 @@ class _Page:
         """Whether the line is complete if it is the text's last one: a fence behind other words opens nothing any more."""
         return self.state is not None or not isinstance(pieces(line + "\n", None)[1], Fence) or bool(begins_with_marker(line))
 
-    def text(self, beginning: str = "") -> str:
-        """The page as it is now, with the beginning of one more line."""
+    def text(self, beginning: str = "", *, is_open: bool = False) -> str:
+        """The page as it is now, with the beginning of one more line. `is_open`: the line goes on, so that of the beginning only
+        what is settled is shown."""
         if self._continued is not None:
             beginning = self._continued.dedented(self._lead + beginning)
+        if is_open and not isinstance(self.state, Table):
+            beginning = settled(beginning, self.state)
         return "".join(self._lines) + (self._table(beginning) or beginning)
 
     def size(self, beginning: str = "") -> int:
@@ -266,7 +277,7 @@ def _shown(text: str, start: int, end: int, page: _Page, *, is_whole: bool = Fal
     if is_added:
         page.add(last + "\n")
         last = ""
-    shown = page.text(last)
+    shown = page.text(last, is_open=not (is_whole or is_closed))
     if is_closed:
         return heal(shown)
     return shown.removesuffix("\n") if is_added else shown

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, ThreadHandler, Waiting
-from adapters.markdown import heal, split_pages
+from adapters.markdown import heal, literal, split_pages
 from adapters.pace import Pace
 from adapters.phrases import waiting_sentence
 from adapters.surface import Control, DestinationGone, Page, Surface, TooLong, TryLater
@@ -80,7 +80,7 @@ class _State:
                 if text.strip():
                     notices.append(ended.error or "")
                 else:
-                    text = ended.error or NOTHING_SAID
+                    text = literal(ended.error or NOTHING_SAID)
             case AnswerStatus.PENDING:
                 controls, notices = (), notices or [NOT_YET]
             case _ as never:

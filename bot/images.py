@@ -1,8 +1,8 @@
 """The pictures of one message: attached files, then links in its text.
 
 Rules: a picture that cannot be downloaded, decoded or used is named with the reason, and never counts as seen; nothing larger than
-the limit is downloaded; decoding happens off the event loop, two pictures at a time; names are untrusted and are cleaned before
-they are shown.
+the limit is downloaded; decoding happens off the event loop, within the budget of the whole process; names are untrusted and are
+cleaned before they are shown.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urlsplit
 
 from adapters.base import Attachment, AttachmentError
 from adapters.links import find_links
 from adapters.proxies import ProxyFor, no_proxy
 from adapters.sizes import check_size
+from model_server.decoding.budget import aside
 from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url
 from model_server.images import clean_name, read_image
@@ -54,7 +56,6 @@ class ImageReader:
     def __init__(self, max_bytes: int, fetch_link: FetchLink = fetch_public_link) -> None:
         self._max_bytes = max_bytes
         self._fetch_link = fetch_link
-        self._slots = asyncio.Semaphore(2)
 
     def candidates(self, text: str, attachments: Sequence[Attachment], *, has_image: bool) -> list[Attachment]:
         """Attachments, and links that end like a picture's file name; other links only if there is no picture yet."""
@@ -98,8 +99,7 @@ class ImageReader:
         except Exception as error:  # without its text, which may contain a signed link
             log.error("A picture could not be fetched: %s", type(error).__name__)
             raise ImageError(candidate.name, "it could not be downloaded.") from None
-        async with self._slots:  # not around the download: a slow host would hold up other people's pictures
-            return await asyncio.to_thread(read_image, data, candidate.name, max_bytes=self._max_bytes)
+        return await aside(partial(read_image, data, candidate.name, max_bytes=self._max_bytes))
 
     def _fetcher(self, link: str) -> Callable[[int], Awaitable[bytes]]:
         async def fetch(max_bytes: int) -> bytes:

@@ -1,11 +1,11 @@
-"""The places of pictures in a Discord message: attachments, forwarded messages, stickers, and embeds of links.
+"""The places of pictures in a Discord message: attachments, forwarded messages, stickers, components, and embeds of links.
 
 Only a file's bytes decide what it is; neither its name nor the type that Discord gives is used here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import discord
@@ -37,12 +37,15 @@ def sources_in(message: discord.Message, *, with_previews: bool) -> tuple[Source
     """A message's possible pictures, in the order shown. `with_previews`: also the pictures that Discord shows for links to
     pages."""
     found = [_attached(attachment) for attachment in message.attachments]
-    embeds = list(message.embeds)
     for snapshot in message.message_snapshots:
         found += [_attached(attachment) for attachment in snapshot.attachments]
+        found += [_sticker(sticker) for sticker in snapshot.stickers]
+        found += _in_components(snapshot.components, snapshot.attachments, "forwarded ")
         found += _embedded(snapshot.embeds, with_previews=True)
     found += [_sticker(sticker) for sticker in message.stickers]
-    return tuple(found + _embedded(embeds, with_previews=with_previews))
+    found += _in_components(message.components, message.attachments)
+    found += _embedded(message.embeds, with_previews=with_previews)
+    return tuple(found)
 
 
 def has_unresolved_link(message: discord.Message) -> bool:
@@ -90,9 +93,12 @@ def _fetcher(source: Source, downloads: Downloads, reread: Reread | None) -> Cal
 
 
 def _attached(attachment: discord.Attachment) -> Source:
-    kind = attachment.content_type or ""
-    is_likely = not kind or kind.startswith(("image/", "application/octet-stream"))
+    is_likely = _is_likely(attachment.content_type)
     return Source(f"attachment {attachment.id}", attachment.filename, attachment.url, attachment.size, is_likely=is_likely)
+
+
+def _is_likely(media_type: str | None) -> bool:
+    return not media_type or media_type.startswith(("image/", "application/octet-stream"))
 
 
 def _sticker(sticker: discord.StickerItem) -> Source:
@@ -100,6 +106,37 @@ def _sticker(sticker: discord.StickerItem) -> Source:
     is_lottie = sticker.format is discord.StickerFormatType.lottie
     reason = "it is drawn by a program (Lottie), not a picture" if is_lottie else None
     return Source(f"sticker {sticker.id}", name, sticker.url, reason=reason)
+
+
+def _in_components(components: Iterable[object], attached: Iterable[discord.Attachment], lead: str = "") -> list[Source]:
+    """What a program's message shows in components (https://discord.com/developers/docs/components/reference), beyond its
+    attachments: galleries, thumbnails and files, also within sections and containers. `lead` is for the ids."""
+    found: list[Source] = []
+    known = {attachment.id for attachment in attached}
+    for number, media in enumerate(_media_in(components)):
+        name, size = "the embedded picture", None
+        if isinstance(media, discord.FileComponent):
+            name, size, media = media.name or name, media.size, media.media
+        if media.attachment_id in known:
+            continue
+        is_likely = _is_likely(media.content_type)
+        found.append(Source(f"{lead}component {number}", name, media.proxy_url or media.url, size, is_likely=is_likely))
+    return found
+
+
+def _media_in(components: Iterable[object]) -> Iterator[discord.UnfurledMediaItem | discord.FileComponent]:
+    for component in components:
+        match component:
+            case discord.MediaGalleryComponent():
+                yield from (item.media for item in component.items)
+            case discord.ThumbnailComponent():
+                yield component.media
+            case discord.FileComponent():
+                yield component
+            case discord.SectionComponent():
+                yield from _media_in([component.accessory])
+            case discord.Container():
+                yield from _media_in(component.children)
 
 
 def _embedded(embeds: Sequence[discord.Embed], *, with_previews: bool) -> list[Source]:

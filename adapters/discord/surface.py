@@ -23,7 +23,7 @@ from adapters.discord.api_errors import INVALID_FORM, CannotEdit, NotTaken, tran
 from adapters.discord.buttons import custom_ids, view_of
 from adapters.discord.code_blocks import with_code_blocks
 from adapters.discord.destination import Destination
-from adapters.markdown import heal
+from adapters.markdown import heal, literal
 from adapters.surface import DestinationGone, Page, TooLong, TryLater
 
 MAX_MESSAGE_CHARS = 2_000
@@ -54,7 +54,7 @@ def render(page: Page, *, hint: str | None = None) -> str:
     """The page as a message's content. Our own sentences are under the text, in small print."""
     text = with_code_blocks(heal(page.text) if page.is_open else page.text).rstrip()
     sentences = [sentence for sentence in (page.status, *page.notices, hint) if sentence]
-    small = [f"-# {_one_line(sentence)}" for sentence in sentences]
+    small = [f"-# {literal(sentence)}" for sentence in sentences]
     return "\n".join([text, *small] if text else small or ["…"])[:MAX_MESSAGE_CHARS]
 
 
@@ -270,8 +270,3 @@ def _is_shown(message: discord.Message, content: str, page: Page) -> bool:
 def _with_view(page: Page) -> dict[str, Any]:
     view = view_of(page)
     return {} if view is None else {"view": view}
-
-
-def _one_line(sentence: str) -> str:
-    """Make our own sentence safe: it may quote a file's name, which must not become a link."""
-    return " ".join(sentence.split()).replace("](", "] (")

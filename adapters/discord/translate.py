@@ -245,7 +245,15 @@ class Translator:
 
     def _is_hidden(self, message: discord.Message) -> bool:
         """Whether Discord keeps from us what a person wrote, and with it perhaps a picture."""
-        is_empty = not (message.content or message.attachments or message.embeds or message.stickers or message.message_snapshots)
+        shown = (
+            message.content,
+            message.attachments,
+            message.embeds,
+            message.stickers,
+            message.components,
+            message.message_snapshots,
+        )
+        is_empty = not any(shown)
         return is_empty and message.type in _PEOPLES_TYPES and message.author.id != self._own_id and not self.is_readable(message)
 
     async def _reread(self, message: discord.Message) -> discord.Message | None:

@@ -58,7 +58,9 @@ def _text_blocks(text: str, layout: Layout) -> list[Block]:
         case Layout.MARKDOWN:
             return [{"type": "markdown", "text": harmless(text)}]
         case Layout.SECTIONS:
-            return [{"type": "section", "expand": True, "text": {"type": "mrkdwn", "text": piece}} for piece in sections_of(text)]
+            # Verbatim: otherwise Slack makes mentions of words such as @here and #general, and the model mentions nobody.
+            texts = [{"type": "mrkdwn", "verbatim": True, "text": piece} for piece in sections_of(text)]
+            return [{"type": "section", "expand": True, "text": each} for each in texts]
         case Layout.PLAIN:
             return [
                 {"type": "section", "expand": True, "text": plain(piece, MAX_SECTION_CHARS)} for piece in plain_sections_of(text)

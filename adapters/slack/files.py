@@ -24,6 +24,8 @@ _NO_RIGHT = (
     "Slack did not let me read it: I lack the right to read files here. Whoever installed me can add the scope files:read and "
     "install me again"
 )
+_DOCUMENT = "it is a canvas or a list of Slack's, not a picture; please upload the picture itself"
+_HTML = frozenset({"text/html", "application/xhtml+xml"})
 _REASONS = {
     "tombstone": "it was deleted",
     "hidden_by_limit": "Slack hides it because this workspace has reached its storage limit",
@@ -76,18 +78,24 @@ class Files:
         mode = "external" if file.get("is_external") else str(file.get("mode") or "")
         if mode in _REASONS:
             return unusable(name_of(file), _REASONS[mode])
+        kind = str(file.get("mimetype") or "")
+        if kind.startswith("application/vnd.slack"):
+            return unusable(name_of(file), _DOCUMENT)
         address = file.get("url_private_download") or file.get("url_private")
         if not address:
             return unusable(name_of(file), "Slack does not show it to me")
 
         async def fetch(max_bytes: int) -> bytes:
-            return await self._fetch(workspace.token, str(address), max_bytes)
+            return await self._fetch(workspace.token, str(address), max_bytes, is_html=kind in _HTML)
 
         size = file.get("size")
         return Attachment(name_of(file), fetch, size if isinstance(size, int) else None)
 
-    async def _fetch(self, token: str, address: str, max_bytes: int) -> bytes:
+    async def _fetch(self, token: str, address: str, max_bytes: int, *, is_html: bool) -> bytes:
+        """`is_html`: the file itself is a web page, which cannot be told from Slack's sign-in page."""
         found = await self._downloader.fetch(address, max_bytes, {"Authorization": f"Bearer {token}"})
+        if is_html:
+            return found.data
         if found.content_type == "text/html" or _SIGN_IN_PAGE.match(found.data):
             raise AttachmentError(_NO_RIGHT)
         return found.data

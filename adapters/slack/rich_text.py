@@ -2,7 +2,7 @@
 
 Slack's editor makes rich text of it (https://docs.slack.dev/reference/block-kit/blocks/rich-text-block), and `text` of that, where
 the lines of a code block begin right behind its marks. So the rich text is read if there is one, and `text` if not. Both are
-untrusted: what does not have the expected form is left out.
+untrusted: where it does not have the form that is known here, `text` is read, which has all of it in words.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def text_of(message: Mapping[str, Any], bot_user_id: str) -> str:
     if isinstance(blocks, list) and blocks and all(isinstance(each, dict) and each.get("type") == "rich_text" for each in blocks):
         reader = _Reader(bot_user_id, labels_in(text))
         written = without_our_mention("\n".join(part for block in blocks for part in reader.parts(block)))
-        if written or OUR_MENTION in reader.seen:
+        if reader.is_complete and (written or OUR_MENTION in reader.seen):
             return written
     return to_plain(text, bot_user_id)
 
@@ -37,11 +37,12 @@ class _Reader:
         self._bot_user_id = bot_user_id
         self._labels = labels
         self.seen: set[str] = set()
+        self.is_complete = True  # nothing was of a kind that is not known here
 
     def parts(self, block: Element) -> Iterator[str]:
         """Each section, list, quote and code block as lines without a line end behind the last."""
         for element in _elements(block):
-            inner = self._inline(element)
+            inner = "" if element.get("type") == "rich_text_list" else self._inline(element)
             match element.get("type"):
                 case "rich_text_preformatted":
                     fence = "`" * max(3, 1 + max((len(run) for run in _BACKTICKS.findall(inner)), default=0))
@@ -51,7 +52,8 @@ class _Reader:
                     yield "\n".join(f"> {line}" for line in inner.split("\n"))
                 case "rich_text_list":
                     yield from self._items(element)
-                case _:
+                case kind:
+                    self.is_complete &= kind == "rich_text_section"
                     yield inner.removesuffix("\n")
 
     def _items(self, element: Element) -> Iterator[str]:
@@ -85,6 +87,7 @@ class _Reader:
                 return _emoji(element.get("unicode")) or f":{name}:"
             case {"type": "date", "fallback": str(text)} | {"type": "color", "value": str(text)}:
                 return text
+        self.is_complete = False
         return ""
 
 
@@ -104,12 +107,19 @@ def _styled(text: str, element: Element) -> str:
         return text
     words = text.strip()
     before, after = text[: text.index(words)], text[text.index(words) + len(words) :]
-    for name, mark in (("code", "`"), ("strike", "~"), ("italic", "_"), ("bold", "*")):
+    for name, mark in (("code", ""), ("strike", "~"), ("italic", "_"), ("bold", "*")):
         if style.get(name) and name == "code":
-            before, words, after = "", f"{mark}{text}{mark}", ""
+            before, words, after = "", _code(text), ""
         elif style.get(name):
             words = f"{mark}{words}{mark}"
     return f"{before}{words}{after}"
+
+
+def _code(text: str) -> str:
+    """Code in a line, between one more backtick than it has in a row (CommonMark 0.31, section 6.1)."""
+    marks = "`" * (1 + max(map(len, _BACKTICKS.findall(text)), default=0))
+    gap = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{marks}{gap}{text}{gap}{marks}"
 
 
 def _emoji(code_points: object) -> str:

@@ -93,8 +93,9 @@ def features_of(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _decoded(image: Image) -> PilImage.Image:
+    """The picture in the size that its token ids are counted for. What was stored by an earlier version may be decoded smaller."""
     pil = to_pil(image)
-    size = _fitted(*pil.size)
+    size = _fitted(image.width, image.height)
     return pil if size == pil.size else pil.resize(size, PilImage.Resampling.BICUBIC, reducing_gap=2.0)
 
 

@@ -31,8 +31,8 @@ def to_srgb(mode: str, profile: bytes | None, gamma: float | None = None) -> Con
     if not profile and gamma is not None and 0.05 < gamma < 5 and abs(gamma * _DISPLAY_GAMMA - 1) > 0.05:
         exponent = 1 / (gamma * _DISPLAY_GAMMA)
         table = [round(255 * (i / 255) ** exponent) for i in range(256)]
-        return lambda image: _plain(_with_alpha(image, lambda colours: colours.point(table * len(colours.getbands()))))
-    return _plain
+        return lambda image: plain(_with_alpha(image, lambda colours: colours.point(table * len(colours.getbands()))))
+    return plain
 
 
 def _by_profile(mode: str, profile: bytes | None) -> Convert | None:
@@ -65,6 +65,7 @@ def _with_alpha(image: PilImage.Image, convert: Convert) -> PilImage.Image:
     return image
 
 
-def _plain(image: PilImage.Image) -> PilImage.Image:
+def plain(image: PilImage.Image) -> PilImage.Image:
+    """As RGB, or RGBA where it has transparency, with its colours as they are."""
     target = "RGBA" if image.mode in ("LA", "RGBA") else "RGB"
     return image if image.mode == target else image.convert(target)

@@ -15,13 +15,17 @@ import pillow_heif
 from PIL import Image as PilImage
 from PIL import UnidentifiedImageError
 
-from model_server.decoding.kinds import is_foreign_heif
-from model_server.decoding.mending import bare, profile_of_png
-from model_server.decoding.pixels import reduction, to_rgb
+from model_server.decoding import spaces
+from model_server.decoding.budget import DECODING
+from model_server.decoding.colour import plain, to_srgb
+from model_server.decoding.kinds import is_foreign_heif, is_foreign_jpeg
+from model_server.decoding.mending import bare, profile_of_png, shown_part_of_png, space_of_png
+from model_server.decoding.pixels import first_frame_alone, orientation, reduction, to_rgb
 
 MAX_PIXELS = 64_000_000  # a 48-megapixel photograph passes
 
-# Bytes of memory for each pixel at a decoder's peak, measured; where it matters. (All others take no more than 7.)
+# Bytes of memory for each pixel at a decoder's peak, measured; where it matters.
+_MOST_OTHERWISE = 8
 _BYTES_PER_PIXEL = {("WEBP", "RGB"): 17, ("WEBP", "RGBA"): 17, ("AVIF", "RGB"): 9, ("AVIF", "RGBA"): 11, ("JPEG", "CMYK"): 10}
 _SHOWN_KINDS = {"WEBP": "WebP", "HEIF": "HEIC"}
 MAX_MEMORY_BYTES = 560_000_000
@@ -36,6 +40,8 @@ _RARE_COMPRESSIONS = {34661, 34712, 34887, 50001, 50002, 52546}  # JBIG, JPEG 20
 
 # Without threads of its own libde265 gets a camera's 33 million pixels of 10 bits into the bound; with two, not into 640 MB.
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=0)
+# glibc keeps freed memory of up to 32 MB apiece for the thread that had it; larger pieces go back to the system at once.
+PilImage.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 logging.getLogger("PIL").setLevel(logging.INFO)  # at debug level it writes down what a file says of its owner
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of broken metadata, printed once: nobody could act on it
 
@@ -53,7 +59,10 @@ def too_many_pixels(size: str, max_pixels: int, kind: str = "") -> Refused:
 def decode(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> PilImage.Image:
     """The first frame as a viewer shows it: RGB, upright, at most 16 million pixels (larger ones are made smaller).
 
-    `kind` is what `kind_of` says; `max_pixels` limits what the file has. Blocks for up to seconds. Raises `Refused`."""
+    `kind` is what `kind_of` says; `max_pixels` limits what the file has. Blocks for up to seconds, and while others decode.
+    Raises `Refused`."""
+    if kind == "PNG":
+        data = shown_part_of_png(data)
     try:
         return _decode(data, kind, max_pixels)
     except Refused:
@@ -73,28 +82,68 @@ def decode(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> PilImage.Ima
     raise Refused(reason)
 
 
+def is_plain(data: bytes, kind: str) -> bool:
+    """Whether every decoder makes of these bytes what we do: undamaged RGB or grey of 8 bits in sRGB, upright, at most 16 million
+    pixels, without transparency or a hidden picture. `kind` is Pillow's format name. Blocks as `decode`."""
+    try:
+        with PilImage.open(io.BytesIO(data), formats=[kind]) as pil:
+            if pil.mode not in ("RGB", "L") or reduction(*pil.size) > 1 or getattr(pil, "default_image", False):
+                return False
+            if pil.has_transparency_data or orientation(pil) != 1:
+                return False
+            gamma = None if "srgb" in pil.info else pil.info.get("gamma")
+            if to_srgb(pil.mode, _profile(pil, data, kind), gamma) is not plain:
+                return False
+            with DECODING.room(pil.width * pil.height * _MOST_OTHERWISE):
+                pil.load()
+            return True
+    except Exception:  # decoders raise many things
+        return False
+
+
 def _decode(data: bytes, kind: str, max_pixels: int, *, original: bytes | None = None) -> PilImage.Image:
     """`original`: the file as it was sent, if `data` is a copy without metadata."""
     pil = PilImage.open(io.BytesIO(data), formats=[kind])
     width, height = pil.size
     if width * height > max_pixels:
         raise too_many_pixels(f"{width} x {height}", max_pixels)
-    most = MAX_MEMORY_BYTES // _BYTES_PER_PIXEL.get((kind, pil.mode), 1)
+    bytes_per_pixel = _BYTES_PER_PIXEL.get((kind, pil.mode))
+    most = MAX_MEMORY_BYTES // (bytes_per_pixel or 1)
     if width * height > most:
         raise too_many_pixels(f"{width} x {height}", most, _SHOWN_KINDS.get(kind, "JPEG in CMYK" if kind == "JPEG" else kind))
+    with DECODING.room(width * height * (bytes_per_pixel or _MOST_OTHERWISE)):
+        return _pixels(pil, data, kind, original)
+
+
+def _pixels(pil: PilImage.Image, data: bytes, kind: str, original: bytes | None) -> PilImage.Image:
+    width, height = pil.size
     if kind == "TIFF":
         _check_tiff(pil)
     factor = reduction(width, height)
     if kind == "JPEG" and factor > 1:
         pil.draft(None, (width // factor, height // factor))
         factor = factor if pil.size == (width, height) else 1
+    alone = first_frame_alone(pil, data)
     pil.load()
     if original and kind == "JPEG" and _is_much_missing(pil):
         raise Refused(_DAMAGED)
     if kind == "PNG":
         _narrow_transparency(pil, data)
-    profile = pil.info.get("icc_profile") or (profile_of_png(original) if original and kind == "PNG" else None)
-    return to_rgb(pil, factor, profile)
+    return to_rgb(alone(pil), factor, _profile(pil, original or data, kind))
+
+
+def _profile(pil: PilImage.Image, data: bytes, kind: str) -> bytes | None:
+    """What says which colours are meant, in the order in which viewers believe it."""
+    if kind == "PNG" and (numbers := space_of_png(data)) and (named := spaces.of_numbers(*numbers)):
+        return named
+    if profile := pil.info.get("icc_profile") or (profile_of_png(data) if kind == "PNG" else None):
+        return bytes(profile)
+    if kind in ("AVIF", "HEIF"):
+        return spaces.of_heif(data)
+    if kind == "PNG" and "srgb" not in pil.info and "gamma" in pil.info and (points := pil.info.get("chromaticity")):
+        wx, wy, rx, ry, gx, gy, bx, by = points
+        return spaces.of_chromaticities(((wx, wy), (rx, ry), (gx, gy), (bx, by)), pil.info["gamma"])
+    return None
 
 
 def _check_tiff(pil: PilImage.Image) -> None:
@@ -139,6 +188,7 @@ def _reason(error: BaseException, data: bytes, kind: str) -> str:
             text = f"{reason!r}"
     if isinstance(error, MemoryError) or _IS_MEMORY.search(text):
         return "it needs more memory than I give to one picture. Please send it smaller, or as JPEG."
-    if _IS_VARIANT.search(text) or (kind in ("AVIF", "HEIF") and is_foreign_heif(data)):
+    is_foreign = (kind == "JPEG" and is_foreign_jpeg(data)) or (kind in ("AVIF", "HEIF") and is_foreign_heif(data))
+    if is_foreign or _IS_VARIANT.search(text):
         return _variant(kind)
     return _DAMAGED

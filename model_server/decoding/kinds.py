@@ -31,6 +31,7 @@ _MARKS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\x4f\xff\x51", f"JPEG 2000 is not supported. {_EXPORT}"),
     (0, b"II\xbc", f"JPEG XR is not supported. {_EXPORT}"),
     (0, b"\xff\xd8\xff\xf7", f"JPEG-LS is not supported. {_EXPORT}"),
+    (12, b"CgBI", f"it is a PNG in the form that only iPhone programs use inside. {_EXPORT}"),
     (0, b"8BPS", f"it is a Photoshop document. {_EXPORT}"),
     (0, b"gimp xcf", f"it is a GIMP document. {_EXPORT}"),
     (0, b"IIU\0", _RAW),
@@ -130,6 +131,20 @@ def is_foreign_heif(data: bytes) -> bool:
     return at == len(data) and bool(set(_ITEM.findall(data)) - _KNOWN_ITEMS)
 
 
+def is_foreign_jpeg(data: bytes) -> bool:
+    """Whether a JPEG says that it is lossless, hierarchical, or of other than 8 bits (ISO/IEC 10918-1, B.2.2): our decoder reads
+    baseline and progressive ones."""
+    at = 2
+    while at + 5 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            return marker not in _READABLE_FRAMES or data[at + 4] != 8
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_READABLE_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 

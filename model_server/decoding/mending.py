@@ -14,6 +14,7 @@ from collections.abc import Iterator
 MAX_PROFILE_BYTES = 8 * 1024 * 1024  # profiles for print have up to 3 MB
 _MOST_SEGMENTS = 100_000
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_STEP_BYTES, _MOST_STEPS = 1 << 20, 600  # more than the largest picture's pixels
 _PNG_LOOKS = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"eXIf"}
 _TIFF_METADATA = {330, 700, 33723, 34377, 34665, 34853, 37724, 40965}  # SubIFDs, XMP, IPTC, Photoshop, Exif, GPS, ..., Interop
 _EXIF_ITEM = re.compile(rb"(infe.{8}(?:..)?)Exif", re.DOTALL)
@@ -58,6 +59,43 @@ def profile_of_png(data: bytes) -> bytes | None:
     return None
 
 
+def space_of_png(data: bytes) -> tuple[int, int] | None:
+    """The numbers of a PNG's colour space (cICP: primaries and transfer, of RGB in full range); None if it names none."""
+    for name, body, is_right in _png_chunks(data):
+        if name == b"cICP" and is_right and len(body) == 4 and body[2:] == b"\0\1":
+            return body[0], body[1]
+        if name == b"IDAT":
+            break
+    return None
+
+
+def shown_part_of_png(data: bytes) -> bytes:
+    """The PNG with the picture that viewers show first. An animation may hide its still picture, which then has no fcTL before it:
+    its first frame becomes the picture. Otherwise, and if that frame does not fill the picture, the file as it is."""
+    kept: list[bytes] = []
+    frame: list[bytes] = []
+    header, is_animated, is_hidden, is_begun = b"", False, False, False
+    for name, body, _ in _png_chunks(data):
+        if name == b"fcTL":
+            if is_begun or not is_hidden or body[4:20] != header[:8] + bytes(8):
+                break
+            is_begun = True
+        elif name == b"fdAT" and is_begun:
+            frame.append(body[4:])  # behind the number of the chunk
+        elif name == b"IDAT":
+            if not is_animated:
+                break
+            is_hidden = True
+        elif name == b"acTL":
+            is_animated = True
+        elif not is_hidden:
+            header = header or body
+            kept.append(_png_chunk(name, body))
+    if not frame:
+        return data
+    return b"".join([_PNG_START, *kept, _png_chunk(b"IDAT", b"".join(frame)), _png_chunk(b"IEND", b"")])
+
+
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """(name, body, whether its checksum is right) of each chunk; the last one may be cut off."""
     at = len(_PNG_START)
@@ -69,17 +107,38 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         at += 12 + length
 
 
+def _png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", len(body), name) + body + struct.pack(">I", zlib.crc32(name + body))
+
+
 def _bare_png(data: bytes) -> bytes:
     """Critical chunks as they are, what decides the look if it is undamaged; an animation's first picture only."""
-    kept = [_PNG_START]
+    kept, pixels = [_PNG_START], []
     for name, body, is_right in _png_chunks(data):
         is_critical = not name[0] & 0x20
-        if is_critical or (is_right and name in _PNG_LOOKS):
-            crc = zlib.crc32(name + body) if is_right or name == b"IDAT" else zlib.crc32(name + body) ^ 1
-            kept.append(struct.pack(">I4s", len(body), name) + body + struct.pack(">I", crc))
-    if not any(part[4:8] == b"IEND" for part in kept[1:]):
-        kept.append(b"\0\0\0\0IEND\xaeB`\x82")
-    return b"".join(kept)
+        if name == b"IDAT":
+            pixels.append(body)
+        elif name == b"IEND":
+            break
+        elif is_critical or (is_right and name in _PNG_LOOKS):
+            chunk = _png_chunk(name, body)
+            kept.append(chunk if is_right else chunk[:-1] + bytes([chunk[-1] ^ 1]))
+    return b"".join([*kept, _png_chunk(b"IDAT", _with_checksum(b"".join(pixels))), _png_chunk(b"IEND", b"")])
+
+
+def _with_checksum(packed: bytes) -> bytes:
+    """A zlib stream (RFC 1950) whose checksum is that of its contents, if these are whole."""
+    unpacker, checksum = zlib.decompressobj(-zlib.MAX_WBITS), 1
+    rest = packed[2:]
+    try:
+        for _ in range(_MOST_STEPS):
+            checksum = zlib.adler32(unpacker.decompress(rest, _STEP_BYTES), checksum)
+            rest = unpacker.unconsumed_tail
+            if unpacker.eof:
+                return packed[: len(packed) - len(unpacker.unused_data)] + struct.pack(">I", checksum)
+    except zlib.error:
+        pass
+    return packed
 
 
 def _bare_jpeg(data: bytes) -> bytes:

@@ -7,6 +7,7 @@ scaled to 8 bits by its range, and transparency is put on a ground that leaves t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from PIL import Image as PilImage
 from PIL import ImageChops
@@ -14,8 +15,12 @@ from PIL import ImageChops
 from model_server.decoding.colour import Convert, to_srgb
 from model_server.decoding.range import Range, range_of
 
+Box = tuple[int, int, int, int]
+"""Left, top, and right and bottom, which are outside."""
+
 MAX_RESULT_PIXELS = 16_000_000
 _BAND_PIXELS = 1 << 20
+_HEAD_BYTES = 1 << 20  # where an animation's first frame begins
 _ORIENTATION = 0x0112  # EXIF
 _TURNS = dict(
     enumerate(
@@ -47,8 +52,39 @@ def to_rgb(pil: PilImage.Image, factor: int, profile: bytes | None) -> PilImage.
     result = _converted(pil, factor, profile)
     if result.mode == "RGBA":
         result = _on_ground(result)
-    orientation = _orientation(pil)
-    return result.transpose(_TURNS[orientation]) if orientation in _TURNS else result
+    turn = _TURNS.get(orientation(pil))
+    return result if turn is None else result.transpose(turn)
+
+
+def first_frame_alone(pil: PilImage.Image, data: bytes) -> Callable[[PilImage.Image], PilImage.Image]:
+    """What makes of the picture, once it is loaded, one that is transparent where its first frame is not. A GIF's or a WebP's frame
+    may be smaller than the picture, and around it decoders paint a colour that viewers do not show."""
+    box: Box | None = None
+    if pil.format == "GIF" and pil.tile:  # type: ignore[attr-defined]
+        box = pil.tile[0].extents  # type: ignore[attr-defined]
+    elif pil.format == "WEBP" and pil.mode == "RGB":
+        box = _first_box_of_webp(data, pil.size)
+    if box is None or box == (0, 0, *pil.size):
+        return lambda loaded: loaded
+
+    def alone(loaded: PilImage.Image) -> PilImage.Image:
+        shown = PilImage.new("RGBA", loaded.size, (255, 255, 255, 0))
+        shown.paste(loaded.crop(box).convert("RGBA"), (box[0], box[1]))
+        shown.info = loaded.info
+        return shown
+
+    return alone
+
+
+def _first_box_of_webp(data: bytes, size: tuple[int, int]) -> Box | None:
+    """Where an animation's first frame is (https://developers.google.com/speed/webp/docs/riff_container#animation); None for a
+    picture that stands still."""
+    at = data.find(b"ANMF", 12, _HEAD_BYTES)
+    if at < 0 or data[12:16] != b"VP8X" or not data[20] & 2:
+        return None
+    left, top, width, height = (int.from_bytes(data[at + 8 + 3 * i : at + 11 + 3 * i], "little") for i in range(4))
+    right, bottom = min(2 * left + width + 1, size[0]), min(2 * top + height + 1, size[1])
+    return (2 * left, 2 * top, right, bottom) if 2 * left < right and 2 * top < bottom else None
 
 
 def _converted(pil: PilImage.Image, factor: int, profile: bytes | None) -> PilImage.Image:
@@ -118,7 +154,7 @@ def _ground(rgba: PilImage.Image, alpha: PilImage.Image) -> str:
     return next((ground for ground in lost if lost[ground] <= _MOST_LOST), min(lost, key=lost.__getitem__))
 
 
-def _orientation(pil: PilImage.Image) -> int:
+def orientation(pil: PilImage.Image) -> int:
     """As EXIF has it, 1 to 8 if it is right; 1 if it is missing or broken."""
     for name in ("xmp", "XML:com.adobe.xmp"):  # viewers do not turn a picture because of what is written there
         pil.info.pop(name, None)

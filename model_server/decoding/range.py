@@ -8,12 +8,16 @@ unless its values go beyond that: then their own range.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image as PilImage
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _MIN_TAGS, _MAX_TAGS = (340, 280), (341, 281)  # TIFF: SMinSampleValue, MinSampleValue; SMaxSampleValue, MaxSampleValue
+_BITS, _SAMPLE_FORMAT = 258, 339
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _MOST_SAMPLED = 1 << 20
 _OVERSHOT = 1.1  # resampling overshoots: such values were meant to be 0 to 1
@@ -21,17 +25,19 @@ _OVERSHOT = 1.1  # resampling overshoots: such values were meant to be 0 to 1
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`black` and `white` are the values shown so. `transparent` is the value that is not shown at all, if there is one."""
+    """`black` and `white` are the values shown so. `transparent` is the value that is not shown at all, if there is one.
+    `is_unsigned`: its 32 bits have no sign, as Pillow has it."""
 
     black: float
     white: float
     transparent: int | None = None
+    is_unsigned: bool = False
 
     def to_eight_bits(self, pil: PilImage.Image) -> PilImage.Image:
         """A deep greyscale picture as L, or as LA if one value is transparent. Values that are no numbers are black."""
         import numpy as np
 
-        values = np.asarray(pil).astype(np.float32)
+        values = _values(pil, is_unsigned=self.is_unsigned).astype(np.float32)
         scaled = (values - self.black) * (255.0 / (self.white - self.black))
         grey = PilImage.fromarray(np.clip(np.nan_to_num(scaled, nan=0.0), 0, 255).astype(np.uint8))
         if self.transparent is not None:
@@ -44,11 +50,20 @@ def range_of(pil: PilImage.Image) -> Range | None:
     if pil.mode not in _MODES:
         return None
     tags: Any = getattr(pil, "tag_v2", {})
-    black, white = _told(tags) or (_of_floats(pil) if pil.mode == "F" else _of_whole_numbers(pil))
+    is_unsigned = pil.mode == "I" and _only(tags.get(_BITS)) == 32 and _only(tags.get(_SAMPLE_FORMAT, 1)) == 1
+    found = _of_floats(pil) if pil.mode == "F" else _of_whole_numbers(pil, is_unsigned=is_unsigned)
+    black, white = _told(tags) or found
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         black, white = white, black
     transparent = pil.info.get("transparency")
-    return Range(black, white, transparent if isinstance(transparent, int) else None)
+    return Range(black, white, transparent if isinstance(transparent, int) else None, is_unsigned)
+
+
+def _values(pil: PilImage.Image, *, is_unsigned: bool) -> np.ndarray:
+    import numpy as np
+
+    values = np.asarray(pil)
+    return values.view(np.uint32) if is_unsigned else values
 
 
 def _told(tags: Any) -> tuple[float, float] | None:
@@ -60,16 +75,18 @@ def _told(tags: Any) -> tuple[float, float] | None:
     return (low or 0.0, high) if high is not None and 0 < high - (low or 0.0) < 1e30 else None
 
 
+def _only(value: Any) -> Any:
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) else value
 
 
-def _of_whole_numbers(pil: PilImage.Image) -> tuple[float, float]:
-    import numpy as np
-
+def _of_whole_numbers(pil: PilImage.Image, *, is_unsigned: bool) -> tuple[float, float]:
     low, high = 0, 0
     for top in range(0, pil.height, 256):
-        band = np.asarray(pil.crop((0, top, pil.width, min(top + 256, pil.height))))
+        band = _values(pil.crop((0, top, pil.width, min(top + 256, pil.height))), is_unsigned=is_unsigned)
         low, high = min(low, int(band.min())), max(high, int(band.max()))
     if low < -0.1 * max(high, 1):
         return low, max(high, 0)

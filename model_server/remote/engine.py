@@ -17,7 +17,9 @@ import logging
 import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from functools import partial
 
+from model_server.decoding.budget import aside
 from model_server.engine import EngineOutput, OnFailure, OnOutputs
 from model_server.errors import EngineFailed, ModelLoadError, ModelServerError, PromptTooLong
 from model_server.loop import InferenceLoop
@@ -183,7 +185,7 @@ class RemoteEngine:
             try:
                 if not self._has_learned:
                     await self._learn()
-                body = await asyncio.to_thread(request_body, self._capabilities.model_name, messages, optional, system)
+                body = await aside(partial(request_body, self._capabilities.model_name, messages, optional, system))
                 async with contextlib.aclosing(self._connection.answer(body)) as pieces:
                     async for piece in pieces:
                         self._leave_out(left_out)

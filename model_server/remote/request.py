@@ -8,14 +8,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from PIL import Image as PilImage
-
+from model_server.decoding.decode import is_plain
 from model_server.images import to_pil
 from model_server.remote.thinking import without_thinking
 from model_server.types import Image, Message, Role, SamplingParams
 
 _LOSSY = ("image/jpeg", "image/heic", "image/avif", "image/webp")
-_ORIENTATION = 0x0112  # Exif
+_KINDS = {"image/jpeg": "JPEG", "image/png": "PNG"}  # what all servers know
 
 
 def optional_fields(sampling: SamplingParams, left_out: Collection[str] = ()) -> dict[str, Any]:
@@ -63,12 +62,11 @@ def _data_url(image: Image) -> str:
 
 
 def _portable(image: Image) -> tuple[bytes, str]:
-    """The picture as bytes and media type that all servers decode alike: they differ in formats, rotation, transparency and bit
-    depths."""
-    with PilImage.open(io.BytesIO(image.data)) as pil:
-        is_plain = pil.format in ("JPEG", "PNG") and pil.mode in ("RGB", "L") and not pil.has_transparency_data
-        if is_plain and pil.getexif().get(_ORIENTATION, 1) == 1:
-            return image.data, image.media_type
+    """The picture as bytes and media type that all servers decode alike: they differ in formats, rotation, transparency, bit
+    depths, colour profiles, and in what they take for damaged."""
+    kind = _KINDS.get(image.media_type)
+    if kind is not None and is_plain(image.data, kind):
+        return image.data, image.media_type
     buffer = io.BytesIO()
     if image.media_type in _LOSSY:
         to_pil(image).save(buffer, "JPEG", quality=95)

@@ -5,12 +5,13 @@ Formats: RFC 2397 (data: URLs) and RFC 4648 (base64, and the alphabet for URLs).
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import unquote
 
+from model_server.decoding.budget import aside
 from model_server.errors import ImageError
 from model_server.images import read_image
 from model_server.types import Image
@@ -28,11 +29,11 @@ async def read_image_url(url: str, name: str, fetch: FetchImage, max_bytes: int)
     scheme = _SCHEME.match(url)
     match scheme and scheme[0].lower():
         case "data":
-            return await asyncio.to_thread(_read_data_url, url, name, max_bytes)
+            return await aside(partial(_read_data_url, url, name, max_bytes))
         case "http" | "https":
-            return await asyncio.to_thread(read_image, await fetch(url, max_bytes), name, max_bytes=max_bytes)
+            return await aside(partial(read_image, await fetch(url, max_bytes), name, max_bytes=max_bytes))
         case None:  # OpenAI: "either a URL of the image or the base64 encoded image data"
-            return await asyncio.to_thread(_read_base64, url, name, max_bytes)
+            return await aside(partial(_read_base64, url, name, max_bytes))
         case _:
             raise ImageError(name, "only data:, https: and http: URLs work.")
 

@@ -159,6 +159,63 @@ async def test_stickers(monkeypatch: pytest.MonkeyPatch) -> None:
             await message.attachments[1].fetch(10**7)
 
 
+async def test_a_sticker_that_is_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as w:
+        monkeypatch.setattr("discord.asset.Asset.BASE", w.discord.url)
+        w.discord.files["/stickers/8.png"] = draw_image()
+        snapshot = {"message": {**_SNAPSHOT, "sticker_items": [{"id": "8", "name": "wave", "format_type": 1}]}}
+        await w.ask(attachments=[], message_snapshots=[snapshot])
+        assert await _bytes(await _came(w)) == [draw_image()]
+
+
+_SNAPSHOT: Payload = {
+    "type": 0,
+    "content": "",
+    "embeds": [],
+    "attachments": [],
+    "timestamp": "2026-01-01T00:00:00+00:00",
+    "edited_timestamp": None,
+}
+
+
+def _media(w: World, name: str, **more: object) -> Payload:
+    url = w.image(name)["url"]
+    return {"url": "https://example.org/x.png", "proxy_url": url, "width": 1, "height": 1, "content_type": "image/png", **more}
+
+
+def _in_components(w: World) -> list[Payload]:
+    """A gallery, and in a container a thumbnail beside text, and a file."""
+    section = {"type": 9, "components": [{"type": 10, "content": "Look"}], "accessory": {"type": 11, "media": _media(w, "b.png")}}
+    file = {"type": 13, "file": _media(w, "c.png"), "name": "c.png", "size": 5}
+    return [
+        {"type": 10, "content": "Here:"},
+        {"type": 12, "items": [{"media": _media(w, "a.png")}]},
+        {"type": 17, "components": [section, {"type": 14}, file, {"type": 99}]},
+    ]
+
+
+@pytest.mark.parametrize("how", ["replied to", "forwarded"])
+async def test_the_pictures_that_a_programs_message_shows_in_components(how: str) -> None:
+    async with world() as w:
+        if how == "replied to":
+            shown = w.discord.people_say(w.channel, "", BOB, components=_in_components(w), flags=1 << 15)
+            await w.ask(attachments=[], message_reference=_reference(shown), referenced_message=shown, type=19)
+        else:
+            await w.ask(attachments=[], message_snapshots=[{"message": {**_SNAPSHOT, "components": _in_components(w)}}])
+        came = await _came(w)
+        assert [attachment.name for attachment in came] == ["the embedded picture", "the embedded picture", "c.png"]
+        assert await _bytes(came) == [draw_image()] * 3
+
+
+async def test_an_attachment_that_is_shown_in_a_component_comes_once() -> None:
+    async with world() as w:
+        file = w.image("a.png")
+        gallery = {"type": 12, "items": [{"media": _media(w, "a.png", attachment_id=file["id"])}]}
+        shown = w.discord.people_say(w.channel, "", BOB, components=[gallery], attachments=[file], flags=1 << 15)
+        await w.ask(attachments=[], message_reference=_reference(shown), referenced_message=shown, type=19)
+        assert [attachment.name for attachment in await _came(w)] == ["a.png"]
+
+
 async def test_an_expired_address_is_asked_for_anew() -> None:
     async with world() as w:
         file = w.image()

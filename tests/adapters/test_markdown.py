@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from adapters.markdown import MIN_PAGE_CHARS, heal, split_pages
+from adapters.markdown import MIN_PAGE_CHARS, heal, literal, split_pages
 from adapters.tables import AlignedTable
 
 _PARSER = MarkdownIt("commonmark")
@@ -197,3 +197,19 @@ def test_a_long_table_is_not_laid_out_anew_for_each_of_its_rows(monkeypatch: pyt
     monkeypatch.setattr(AlignedTable, "text", counted)
     pages = split_pages("| a | b |\n|---|---|\n" + "| xx | yyy |\n" * 1_000, 2_000, has_tables=False)
     assert len(texts) <= 2 * len(pages)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "right"),
+    [
+        ("I could not use IMG_2024_01.jpg: it is gone.", "I could not use IMG_2024_01.jpg: it is gone."),
+        ("a__b__c.png **x** ~~y~~ ||z||", "a\\__b\\__c.png \\*\\*x\\*\\* \\~~y\\~~ \\||z\\||"),
+        ("```.png and ```.png", "\\`\\`\\`.png and \\`\\`\\`.png"),
+        ("[free](http://evil.example)", "[free] (http://evil.example)"),
+        ("<@1> <!channel> 3 < 4", "\\<@1> \\<!channel> 3 < 4"),
+        ("\\*x*", "\\\\\\*x\\*"),
+        ("two\nlines", "two lines"),
+    ],
+)
+def test_a_sentence_that_quotes_a_name_has_no_markup(sentence: str, right: str) -> None:
+    assert literal(sentence) == right

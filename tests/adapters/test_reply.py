@@ -129,6 +129,7 @@ async def test_an_answer_is_shown_with_its_buttons_and_noted_down() -> None:
         ([AnswerText("A"), Ended(AnswerStatus.STOPPED)], Page("A", notices=(STOPPED,), controls=AFTER, turn_id=7)),
         ([Ended(AnswerStatus.STOPPED)], Page("", notices=(STOPPED,), controls=AFTER, turn_id=7)),
         ([Ended(AnswerStatus.FAILED, "No picture.")], Page("No picture.", controls=AFTER[:1], turn_id=7)),
+        ([Ended(AnswerStatus.FAILED, "No [x](http://e.org).")], Page("No [x] (http://e.org).", controls=AFTER[:1], turn_id=7)),
         ([AnswerText("A"), Ended(AnswerStatus.FAILED, "Broken.")], Page("A", notices=("Broken.",), controls=AFTER[:1], turn_id=7)),
         ([Notice("Back soon."), Ended(AnswerStatus.PENDING)], Page("", notices=("Back soon.",), turn_id=7)),
         ([Ended(AnswerStatus.PENDING)], Page("", notices=(NOT_YET,), turn_id=7)),

@@ -92,6 +92,31 @@ async def test_a_sign_in_page_is_a_missing_right(host: FileHost, content_type: s
 
 
 @pytest.mark.parametrize(
+    ("mimetype", "right"),
+    [
+        ("text/html", None),
+        ("application/xhtml+xml", None),
+        ("application/vnd.slack-docs", "it is a canvas or a list of Slack's, not a picture; please upload the picture itself"),
+        ("image/png", "files:read"),
+        ("text/plain", "files:read"),
+    ],
+)
+async def test_what_a_person_uploaded_as_a_page_is_no_missing_right(host: FileHost, mimetype: str, right: str | None) -> None:
+    host.do = lambda request: web.Response(text=SIGN_IN, content_type="text/html")
+    workspace = Workspaces(host.url + "api/").learn("T1", "UBOT", "xoxb-secret")
+    async with aiohttp.ClientSession() as session:
+        files = Files(session, host.url + "api/")
+        file = {"id": "F1", "name": "a", "mimetype": mimetype, "url_private_download": host.url + "a"}
+        (attachment,) = await files.attachments(workspace, [file])
+        if right is None:
+            assert await attachment.fetch(10**6) == SIGN_IN.encode()
+            return
+        with pytest.raises(AttachmentError) as caught:
+            await attachment.fetch(10**6)
+        assert right in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("status", "says"),
     [(404, "it is no longer there"), (403, "files:read"), (500, "Slack answered with the error 500")],
 )

@@ -1,7 +1,8 @@
 """The memory that one picture takes, at its peak and above what the process has anyway: 600 MB at most, whatever the file claims.
 
 Each picture is read in a process of its own, and made in another one. What is measured is the peak of resident memory, of that
-process or of one that it starts, whichever is more: pixels are handed over when their decoder has let go of its memory.
+process or of one that it starts, whichever is more: pixels are handed over when their decoder has let go of its memory. All that is
+decoded at the same time takes 1.2 GB at most.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model_server.decoding.budget import MAX_BYTES
 from tests.field.picture_files import chunk, encoded, tiff
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc, and bounded by Linux")
@@ -182,3 +184,35 @@ def test_a_lossless_webp_of_a_few_bytes_is_refused_for_its_size(tmp_path: Path) 
         reason == "it has 8000 x 8000 pixels, and I take up to 33 million as WebP. Please send it smaller, or as an ordinary JPEG."
     )
     assert peak < 100_000_000
+
+
+READ_TWENTY = """
+import asyncio, base64, sys
+from model_server.decoding.budget import aside
+from model_server.images import read_image
+from model_server.serve.image_url import read_image_url
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+async def main():
+    data = open(sys.argv[1], "rb").read()
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    before = peak()
+    served = [read_image_url(url, "x", None, 10**8) for _ in range(10)]
+    attached = [aside(lambda: read_image(data, "x")) for _ in range(10)]
+    await asyncio.gather(*served, *attached)
+    print(peak() - before)
+
+asyncio.run(main())
+"""
+
+
+def test_twenty_of_the_largest_at_once_take_no_more_than_the_budget(tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 6, 0, 0, 0))
+    pixels = chunk(b"IDAT", packed(SIDE * (1 + 4 * SIDE)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    done = subprocess.run([sys.executable, "-c", READ_TWENTY, str(path)], capture_output=True, text=True, check=True, timeout=240)
+    assert int(done.stdout) < MAX_BYTES

@@ -46,6 +46,7 @@ RICH_TEXT = [
     ([preformatted("a\n```\nb")], "````\na\n```\nb\n````", "a fence inside a block"),
     ([preformatted("if a < b && c > d:\n\tx")], "```\nif a < b && c > d:\n\tx\n```", "rich text has no entities; tabs stay"),
     ([section("is ", words("a  b", code=True), " right?")], "is `a  b` right?", "spaces in code in a line"),
+    ([section(words("a`b", code=True), " ", words("`c", code=True))], "``a`b`` `` `c ``", "code with a backtick"),
     ([section("one  two\n   three")], "one  two\n   three", "spaces between words"),
     ([section(words("bold", bold=True), " ", words("it ", italic=True), "x")], "*bold* _it_ x", "styles as `text` has them"),
     ([bullets("a", "b"), bullets("c", indent=1), bullets("d", style="ordered", offset=2)], "- a\n- b\n    - c\n3. d", "lists"),
@@ -99,6 +100,23 @@ STRANGE: list[Any] = [
     [{"type": "rich_text", "elements": [7, {"type": "rich_text_list", "indent": -3, "elements": [None]}]}],
     [{"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [{"type": "emoji", "name": 3}]}]}],
 ]
+
+
+UNKNOWN: list[Any] = [
+    [section({"type": "team", "team_id": "T1"}, " won")],
+    [section("What", {"type": "workflow_variable", "id": "x"})],
+    [section({"type": "user", "user_id": 7}, " What")],
+    [{"type": "rich_text_diagram", "elements": [words("What")]}],
+    [bullets({"type": "canvas", "file_id": "F1"})],
+    [section("What"), {"type": "rich_text_quote", "elements": [section("inner")]}],
+]
+
+
+@pytest.mark.parametrize("elements", UNKNOWN)
+def test_where_rich_text_has_a_kind_that_is_not_known_its_words_are_read(elements: list[Any]) -> None:
+    """Slack writes `text` of all kinds, also of those that come one day."""
+    message = {"text": "<@UBOT> *What* is this?", "blocks": [{"type": "rich_text", "elements": elements}]}
+    assert text_of(message, BOT) == "*What* is this?"
 
 
 @pytest.mark.parametrize("blocks", STRANGE)

@@ -9,11 +9,12 @@ import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image as PilImage
 from transformers import (
     Gemma3Config,
@@ -241,6 +242,19 @@ def test_pictures_of_different_sizes_have_different_ids_and_counts(
     counts = {forms.token_ids(image("red", size), False).count(HOLE) for size in [(64, 64), (200, 20), (30, 40), (40, 90)]}
     assert len(counts) > 1
     assert forms.token_ids(image("red", (60, 30)), False) == forms.token_ids(image("blue", (60, 30)), False)
+
+
+@pytest.mark.parametrize(("width", "height"), [(45, 121), (45, 155)])
+@pytest.mark.parametrize("name", ["llava_next", *SEVERAL])
+def test_a_picture_that_was_stored_in_another_size_than_it_is_decoded_in_becomes_what_is_counted(
+    references: Callable[[str], Reference], image: MakeImage, name: str, width: int, height: int
+) -> None:
+    """Pictures of over 16 million pixels are made smaller since they were stored."""
+    checkpoint = references(name).checkpoint
+    stored = replace(image("red", (-(-width // 2), -(-height // 2))), width=width, height=height)
+    with torch.no_grad():
+        features = checkpoint.forms.features(checkpoint.model, stored, False)
+    assert len(features) == checkpoint.forms.token_ids(stored, False).count(HOLE)
 
 
 def test_a_sliding_window_bounds_the_context() -> None:
