@@ -10,6 +10,8 @@ from typing import Any
 
 import alembic.command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -50,6 +52,10 @@ _POSTGRESQL: dict[str, tuple[str, bool]] = {
     "58": ("reports an error of its disk", True),
     "XX": ("is damaged", False),
 }
+NO_POSTGRESQL = (
+    "A package for PostgreSQL is not installed. `make install` adds it now that THREADSIGHT_DATABASE_URL names one; "
+    "without make it is pip install '.[postgres]' in Threadsight's folder."
+)
 _MOVED = "was deleted or replaced while I use it. Please stop me, put the right file in its place, and start me again"
 
 
@@ -102,7 +108,7 @@ async def open_database(url: str) -> Database:
             pool = {"pool_pre_ping": True, "connect_args": {"timeout": _CONNECT_SECONDS}}
         engine = create_async_engine(parsed, hide_parameters=True, **pool)  # no message text in errors
     except ModuleNotFoundError:
-        raise StoreError("PostgreSQL needs one more package: pip install 'threadsight[postgres]'.") from None
+        raise StoreError(NO_POSTGRESQL) from None
     except OSError as error:
         raise StoreError(f"The database {where} cannot be made: {error.strerror}.") from None
     if is_sqlite:
@@ -115,7 +121,7 @@ async def open_database(url: str) -> Database:
                 await connection.run_sync(_check, where)
     except CommandError:
         await engine.dispose()
-        raise StoreError(f"The database {where} was made by a newer version of this program; please upgrade.") from None
+        raise _newer(where) from None
     except StoreError:
         await engine.dispose()
         raise
@@ -203,12 +209,30 @@ def _check(connection: Connection, where: str) -> None:
         raise StoreError(f"The database {where} {_SQLITE[11][0]}.")
 
 
+def check_version(connection: Connection, where: str) -> None:
+    """Raise StoreError if the tables are those of a newer version of this program. Changes nothing."""
+    revisions = MigrationContext.configure(connection).get_current_heads()
+    try:
+        ScriptDirectory.from_config(_migrations()).get_revisions(revisions)
+    except CommandError:
+        raise _newer(where) from None
+
+
+def _newer(where: str) -> StoreError:
+    return StoreError(f"The database {where} was made by a newer version of this program; please upgrade.")
+
+
 def _migrate(connection: Connection) -> None:
     """Migrate within the connection's transaction: if the program is killed here, the tables are unchanged."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config = _migrations()
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    return config
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from adapters.base import Finding
 from bot.app import host_of, remote_server
 from bot.config import Settings
-from bot.database import explain
+from bot.database import NO_POSTGRESQL, StoreError, check_version, explain
 from bot.database_file import is_in_use, opened_as, sqlite_path
 from bot.platforms import check_platforms
 from bot.proxies import Proxies, Proxy
@@ -50,8 +51,11 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _data_folder(folder: Path) -> Finding:
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    # os.path's functions: pathlib's raise PermissionError, up to Python 3.11, for what is in a folder of somebody else.
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.exists(parent))
+    if not os.path.isdir(there):
+        return Finding("Data", False, f"{there} is a file, not a folder. Move it away, or set THREADSIGHT_DATA_DIR.")
+    if not os.access(there, os.W_OK | os.X_OK):
         return Finding("Data", False, f"{there} cannot be written. Give this user the right to, or set THREADSIGHT_DATA_DIR.")
     num_free = shutil.disk_usage(there).free
     sentence = f"{folder} can be written; {num_free / 1e9:.1f} GB are free."
@@ -73,11 +77,13 @@ async def _database(store_url: str, data_dir: Path) -> Finding:
         try:
             async with engine.connect() as connection:
                 answer = await connection.scalar(text("PRAGMA quick_check" if path else "SELECT 'ok'"))
+                if answer == "ok":
+                    await connection.run_sync(check_version, where)
         finally:
             await engine.dispose()
     except ModuleNotFoundError:
-        return Finding("Database", False, "PostgreSQL needs one more package: pip install 'threadsight[postgres]'.")
-    except (SQLAlchemyError, OSError) as error:
+        return Finding("Database", False, NO_POSTGRESQL)
+    except (StoreError, SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         return Finding("Database", False, str(explain(error, where) or f"{where} cannot be opened: {reason}."))
     if answer != "ok":
@@ -87,11 +93,18 @@ async def _database(store_url: str, data_dir: Path) -> Finding:
 
 def _seen_of_file(path: Path, data_dir: Path) -> Finding | None:
     """The finding if there is one without opening the file: that it will be made, or what is wrong with it."""
-    if not path.exists():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
         if is_in_use(data_dir):
             sentence = f"{path} was deleted while threadsight uses it. Stop it, put the file back, and start it again."
             return Finding("Database", False, sentence)
         return Finding("Database", True, f"{path} will be made at the first start.")
+    except OSError as error:
+        advice = "Give this user the right to use its folder, or name another one."
+        return Finding("Database", False, f"{path} cannot be looked at: {error.strerror}. {advice}")
+    if not stat.S_ISREG(mode):
+        return Finding("Database", False, f"{path} is no file. Move it away, or put a backup in its place.")
     if not os.access(path, os.R_OK | os.W_OK):
         return Finding("Database", False, f"{path} can only be read. Give this user the right to write it.")
     num_free = shutil.disk_usage(path).free

@@ -65,5 +65,5 @@ def _settings_of(all_settings: AllSettings, platform: PlatformDescription[Any]) 
 def _missing_package(platform: PlatformDescription[Any]) -> str:
     return (
         f"{platform.title} is set up, but a package for it is not installed. `make install` adds it now that the token is there; "
-        f"elsewhere it is pip install 'threadsight[{platform.extra}]'."
+        f"without make it is pip install '.[{platform.extra}]' in Threadsight's folder."
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,9 +98,59 @@ async def test_a_disk_with_little_room_is_told(tmp_path: Path, monkeypatch: pyte
 
 async def test_a_data_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
-    found = (await findings(tmp_path))["Data"]
+    found = await findings(tmp_path)
+    assert not found["Data"].is_good
+    assert "is a file, not a folder" in found["Data"].sentence
+    assert "THREADSIGHT_DATA_DIR" in found["Data"].sentence
+    assert not found["Database"].is_good
+
+
+async def test_a_data_folder_that_belongs_to_somebody_else_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, real = tmp_path / "data", os.stat
+    data.mkdir()
+
+    def stat(path: Any, **options: Any) -> os.stat_result:  # root may look everywhere
+        if str(path).startswith(f"{data}{os.sep}"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(data))
+    found = await findings(tmp_path)
+    assert "cannot be written" in found["Data"].sentence
+    assert "threadsight.db cannot be looked at: Permission denied. Give" in found["Database"].sentence
+    assert f"{data} cannot be written" in (await findings(data / "inside"))["Data"].sentence
+
+
+async def test_a_database_that_can_have_no_such_name_is_told(tmp_path: Path) -> None:
+    found = (await findings(tmp_path, database_url=f"sqlite:///{tmp_path}/{'a' * 300}"))["Database"]
     assert not found.is_good
-    assert "THREADSIGHT_DATA_DIR" in found.sentence
+    assert "cannot be looked at: File name too long" in found.sentence
+
+
+async def test_a_folder_in_the_place_of_the_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data" / "threadsight.db").mkdir(parents=True)
+    found = (await findings(tmp_path))["Database"]
+    assert not found.is_good
+    assert "threadsight.db is no file" in found.sentence
+
+
+async def test_a_database_of_a_newer_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "threadsight.db"
+    await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    found = (await findings(tmp_path))["Database"]
+    assert not found.is_good
+    assert "was made by a newer version of this program; please upgrade" in found.sentence
+
+
+async def test_a_database_of_an_older_version_is_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "threadsight.db"
+    await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    assert (await findings(tmp_path))["Database"].is_good
 
 
 async def test_a_database_server_that_is_away_is_told_without_its_password(tmp_path: Path) -> None:
