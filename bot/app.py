@@ -106,9 +106,7 @@ async def open_chats(
             try:
                 yield chats, model
             finally:
-                num_left = await chats.close(settings.shutdown_grace_seconds, hurry)
-                if num_left:
-                    log.info("%d questions are left to be answered after the restart.", num_left)
+                await chats.close(settings.shutdown_grace_seconds, hurry)
         finally:
             await model.close()
     finally:
@@ -132,7 +130,7 @@ async def run(
         with _on_signals(stop, hurry):
             num_resumed = await chats.resume()
             if num_resumed:
-                tell(f"Answering what was left open: {num_resumed} question{'' if num_resumed == 1 else 's'}.")
+                tell(f"Answering what was left open: {_questions(num_resumed)}.")
             try:
                 async with asyncio.TaskGroup() as tasks:
                     helpers = [tasks.create_task(model.wait_failed()), tasks.create_task(chats.watch_store())]
@@ -143,7 +141,10 @@ async def run(
                         helpers.append(tasks.create_task(chats.purge_forever(settings.retention_days)))
                     await stop.wait()
                     tell("Stopping: running answers may finish. Press Ctrl-C again to stop at once.")
-                    await chats.close(settings.shutdown_grace_seconds, hurry)  # while the adapters can still show the answers
+                    # While the adapters can still show the answers.
+                    num_left = await chats.close(settings.shutdown_grace_seconds, hurry)
+                    if num_left:
+                        tell(f"Left open, to be answered after the next start: {_questions(num_left)}.")
                     for helper in helpers:
                         helper.cancel()
             except BaseException:
@@ -221,6 +222,10 @@ def _limits(settings: Settings) -> Limits:
     return Limits(settings.questions_per_day or None, per_role, settings.waiting_per_person)
 
 
+def _questions(number: int) -> str:
+    return f"{number} question{'' if number == 1 else 's'}"
+
+
 async def _announce(adapter: AnnouncedAdapter, tell: Tell) -> None:
     await adapter.started.wait()
     tell(f"Threadsight is ready: {adapter.where}")
@@ -241,6 +246,8 @@ async def _only_one(data_dir: Path) -> AsyncIterator[None]:
                 )
             file = lock(data_dir)
             make_private(data_dir / "lock", 0o600)
+        except (FileExistsError, NotADirectoryError):
+            raise StoreError(f"The data folder {data_dir} cannot be made: a file is in its place.") from None
         except OSError as error:
             raise StoreError(f"The data folder {data_dir} cannot be made or written: {error.strerror}.") from None
         if file is None:

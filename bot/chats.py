@@ -139,7 +139,7 @@ class Chats:
         """Accept no more questions, give running answers `grace_seconds` to finish (less when `hurry` is set), and leave the others
         PENDING.
 
-        Returns how many were left PENDING.
+        Returns how many were left PENDING; a second call finds none.
         """
         self._is_closing = True
         tasks = {*self._tasks, *self._accepting.values()}
@@ -149,12 +149,13 @@ class Chats:
             await asyncio.wait({*tasks, hurried}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             tasks = {*self._tasks, *self._accepting.values()}
         hurried.cancel()
+        num_left = sum(map(len, self._unanswered.values()))
         for task in tasks:
             task.cancel()
         await asyncio.gather(hurried, *tasks, return_exceptions=True)
         for answer in [answer for answers in self._unanswered.values() for answer in answers]:
             answer.end(AnswerStatus.PENDING)  # its task was cancelled before its first step
-        return len(tasks)
+        return num_left
 
     # -- accepting ---------------------------------------------------------------------------------------------------------
 

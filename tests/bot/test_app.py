@@ -110,9 +110,10 @@ async def test_a_second_signal_hurries_and_leaves_the_answer_for_later(tmp_path:
         running = asyncio.create_task(run(settings, told.put_nowait, open_model=open_model, adapters=[adapter]))
         await adapter.has_asked.wait()
         os.kill(os.getpid(), signal.SIGTERM)
-        await told.get()
+        assert "Stopping" in await told.get()
         os.kill(os.getpid(), signal.SIGTERM)
         await running
+        assert await told.get() == "Left open, to be answered after the next start: 1 question."
     [turn] = await _turns(tmp_path)
     assert (turn.status, turn.answer) == (AnswerStatus.PENDING, "")
 
@@ -147,6 +148,13 @@ async def test_the_program_ends_when_an_adapter_fails(tmp_path: Path) -> None:
             with pytest.raises(ExceptionGroup) as caught:
                 await run(_settings(tmp_path, web_port=taken.getsockname()[1]), print, open_model=open_model)
             assert caught.group_contains(WebAddressError)
+
+
+@pytest.mark.parametrize("inside", ["", "folder"])
+async def test_a_file_in_the_place_of_the_data_folder_is_told(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StoreError, match=r"data folder .*data\S* cannot be made: a file is in its place"):
+        await run(_settings(tmp_path / "data" / inside), print, adapters=[])
 
 
 async def test_a_second_program_over_the_same_data_is_refused(tmp_path: Path) -> None:
