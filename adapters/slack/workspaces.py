@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 from slack_bolt.authorization import AuthorizeResult
 from slack_bolt.authorization.async_authorize import AsyncAuthorize
+from slack_bolt.logger.messages import warning_client_prioritized_and_token_skipped, warning_token_skipped
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.http_retry.async_handler import AsyncRetryHandler
 from slack_sdk.http_retry.builtin_async_handlers import (
@@ -50,9 +51,18 @@ def _without_addresses(record: logging.LogRecord) -> bool:
     return True
 
 
+# The SDK looks for SLACK_BOT_TOKEN in the environment by itself, and says that it does not use what it finds there.
+_NO_NEWS = frozenset({warning_client_prioritized_and_token_skipped(), warning_token_skipped()})
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return record.getMessage() not in _NO_NEWS
+
+
 # The SDK's own loggers write whole messages at DEBUG; this one never does.
 sdk_log = logging.getLogger("adapters.slack.sdk")
 sdk_log.setLevel(logging.WARNING)
+sdk_log.addFilter(_is_news)
 sdk_log.addFilter(_without_addresses)
 
 _GONE = frozenset(

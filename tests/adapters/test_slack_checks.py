@@ -97,6 +97,15 @@ async def test_missing_rights_are_remarks_at_the_start(slack: SlackServer) -> No
     assert "files:read" in remark
 
 
+async def test_a_token_in_the_environment_is_nothing_to_warn_of(
+    slack: SlackServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SLACK_BOT_TOKEN", slack.bot_token)  # which the SDK reads by itself
+    async with running(slack, MemoryChatHandler()):
+        pass
+    assert "token" not in caplog.text
+
+
 async def test_a_socket_that_cannot_be_opened_at_first_is_tried_again(
     slack: SlackServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

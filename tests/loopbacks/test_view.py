@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from slack_sdk.web.async_client import AsyncWebClient
 
 from tests.images import red_circle
 from tests.loopbacks.command import Opened
@@ -134,6 +135,23 @@ async def test_nobody_and_nowhere_are_refused(visitor: Visitor, changes: dict[st
     [message] = await visitor.messages()
     assert (await visitor.change("edit", {**message, **changes}, text="x", **changes))[0] == 400
     assert (await visitor.change("press", {**message, **changes}, button="x", **changes))[0] == 400
+
+
+async def test_a_button_without_a_value_can_be_pressed() -> None:
+    """As that which confirms !forget. No bot is there, so that the press itself is all that can be told."""
+    async with open_slack() as opened, aiohttp.ClientSession(opened.page) as client, client.get("/view/people") as people:
+        visitor = Visitor(client, await people.json())
+        button = {"type": "button", "action_id": "forget", "text": {"type": "plain_text", "text": "Delete all of it"}}
+        bot = AsyncWebClient(opened.settings["SLACK_BOT_TOKEN"], opened.settings["THREADSIGHT_SLACK_API_URL"])
+        await bot.chat_postEphemeral(
+            channel=(await visitor.rooms())[0]["id"],
+            user=visitor.ann,
+            text="Sure?",
+            blocks=[{"type": "actions", "elements": [button]}],
+        )
+        [message] = await visitor.messages()
+        pressed = await visitor.change("press", message, button=message["buttons"][0]["id"])
+        assert pressed == (400, "threadsight did not react. Is it running?")
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}])

@@ -256,16 +256,16 @@ class View:
         try:
             asked = await request.json()
             person, room, message = (str(asked[name]) for name in ("person", "room", "message"))
-            more = str(asked.get("text", asked.get("button", ""))).strip()
+            text, button = str(asked.get("text", "")).strip(), str(asked.get("button", ""))  # an id is as it was shown
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Refused("This is no request of this page.") from None
         match request.match_info["what"]:
             case "edit":
-                if not more:
+                if not text:
                     raise Refused("A message needs a text.")
-                await self._platform.edit(person, room, message, more)
+                await self._platform.edit(person, room, message, text)
             case "press":
-                await self._platform.press(person, room, message, more)
+                await self._platform.press(person, room, message, button)
             case _:
                 await self._platform.delete(person, room, message)
         return web.json_response({}, headers=_HEADERS)

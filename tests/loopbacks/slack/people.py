@@ -236,7 +236,7 @@ class People:
     async def click(self, user: User, message: Message, action_id: str, value: str | None = None) -> Delivery:
         """Press a button of the message; `value` selects one if several have the same action_id."""
         known = [action for action, _ in clickables(message.blocks) if action["action_id"] == action_id]
-        chosen = [action for action in known if value in (None, action.get("value"))]
+        chosen = [action for action in known if value in (None, action.get("value", ""))]
         if not chosen:
             raise LookupError(f"there is no button {action_id} {value or ''} in this message, only {message.buttons}")
         url = self._new_response_url()
