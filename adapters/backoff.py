@@ -35,15 +35,20 @@ def growing_waits() -> Iterator[float]:
 
 async def until_reached(call: Callable[[], Awaitable[_T]], platform: str) -> _T:
     """Repeat `call` while it raises `TryLater`, waiting at least as long as the platform asked. Returns its result, and raises its
-    other errors."""
-    waits = growing_waits()
+    other errors. The log has one line when it begins and one when it is over."""
+    waits, is_away = growing_waits(), False
     while True:
         try:
-            return await call()
+            result = await call()
         except TryLater as later:
-            log.warning("%s could not be reached; I try again.", platform)
-            seconds = next(waits)
+            if not is_away:
+                log.warning("%s could not be reached; I try again until it can.", platform)
+            is_away, seconds = True, next(waits)
             await asyncio.sleep(later.retry_after_seconds or seconds)
+        else:
+            if is_away:
+                log.warning("%s can be reached again.", platform)
+            return result
 
 
 async def until_done(call: Callable[[], Awaitable[_T]], platform: str, closing: asyncio.Event) -> _T:
@@ -63,7 +68,8 @@ async def until_done(call: Callable[[], Awaitable[_T]], platform: str, closing: 
             if num_tries >= MAX_TRIES or closing.is_set():
                 raise
             seconds, name = next(waits), type(error).__name__
-            log.warning("Something that happened on %s could not be dealt with (%s); I try again.", platform, name)
+            if num_tries == 1:  # the last one is logged by whoever gets it
+                log.warning("Something that happened on %s could not be dealt with (%s); I try again.", platform, name)
             wanted = error.retry_after_seconds if isinstance(error, TryLater) else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wanted or seconds):

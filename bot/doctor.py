@@ -26,6 +26,7 @@ from bot.platforms import check_platforms
 from bot.proxies import Proxies, Proxy
 from model_server.errors import ModelServerError
 from model_server.remote.connection import Connection, NotYet
+from model_server.remote.refusals import LATER, TELL
 
 _PROBE = "https://threadsight.invalid/"  # a name that never exists: a proxy asks for its password before it looks it up
 _PROBE_SECONDS = 10.0
@@ -129,15 +130,21 @@ async def _remote_model(settings: Settings, url: str) -> Finding:
     try:
         served = await connection.served_model()
     except NotYet as error:
-        return Finding("Model server", False, f"{url}: {error.error}")
+        reason = _without_request(error.error)
+        return Finding("Model server", False, f"{url}: {reason} Is the server running, and THREADSIGHT_ENGINE_URL right?")
     except ModelServerError as error:
-        return Finding("Model server", False, f"{url}: {error}")
+        return Finding("Model server", False, f"{url}: {_without_request(error)}")
     finally:
         await connection.close()
     sentence = f"{url} answers with the model {served.shown_name}."
     if served.others:
         sentence += f" It also lists {served.shown_others}; THREADSIGHT_ENGINE_MODEL chooses."
     return Finding("Model server", True, sentence)
+
+
+def _without_request(error: ModelServerError) -> str:
+    """The error's sentence without what it asks people in a chat to do."""
+    return str(error).removesuffix(TELL).removesuffix(LATER).rstrip()
 
 
 async def check_proxies(proxies: Proxies) -> AsyncIterator[Finding]:

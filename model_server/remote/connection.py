@@ -89,6 +89,7 @@ class Connection:
         self._server = server
         self.url = server.url.rstrip("/").removesuffix("/chat/completions").rstrip("/")  # some copy the whole address
         self._starts_thinking = False  # the model's answers begin within its thinking, without a mark
+        self._why_away: str | None = None  # as the log has it
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_SECONDS),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS),
@@ -201,6 +202,14 @@ class Connection:
         if thinking.is_unopened != thinking.starts_open:  # an answer that began before this was learned changes nothing
             self._starts_thinking = thinking.is_unopened
 
+    def _note_away(self, sentence: str | None) -> None:
+        """Log why the server cannot be reached, and that it can be again (None): once each, however many questions try it."""
+        if sentence is not None and sentence != self._why_away:
+            _log.warning("%s", sentence)
+        elif sentence is None and self._why_away is not None:
+            _log.warning("The model server at %s can be reached again.", self.url)
+        self._why_away = sentence
+
     @contextlib.asynccontextmanager
     async def _request(
         self, method: str, path: str, body: bytes | None = None, *, may_fail: bool = False
@@ -215,6 +224,7 @@ class Connection:
         data = None if body is None else io.BytesIO(body)  # sent in pieces, so that pictures do not hold up the event loop
         try:
             async with self._session.request(method, url, data=data, headers=headers, allow_redirects=False) as response:
+                self._note_away(None)
                 if not _is_good(response):
                     refused = refusal(response.status, await _read_error(response))
                     if body is not None and refused.fields:
@@ -232,10 +242,10 @@ class Connection:
             _log.error("The certificate of the model server at %s is not trusted.", self.url)
             raise EngineFailed(AWAY) from None
         except aiohttp.ClientProxyConnectionError:
-            _log.warning("The proxy before the model server at %s cannot be reached.", self.url)
+            self._note_away(f"The proxy before the model server at {self.url} cannot be reached.")
             raise NotYet(EngineFailed(AWAY)) from None
         except aiohttp.ClientHttpProxyError as error:
-            _log.warning("The proxy did not connect to the model server at %s: it answered with status %d.", self.url, error.status)
+            self._note_away(f"The proxy did not connect to the model server at {self.url}: it answered with status {error.status}.")
             raise NotYet(EngineFailed(AWAY)) from None
         except aiohttp.ClientSSLError:
             _log.error("The model server at %s does not speak TLS: does its address begin with http:// ?", self.url)
@@ -245,7 +255,7 @@ class Connection:
             _log.error("What is at %s does not speak HTTP as it is usual: %s.", self.url, error.message.partition(":")[0])
             raise EngineFailed(NOT_UNDERSTOOD) from None
         except aiohttp.ClientConnectorError as error:
-            _log.warning("The model server at %s cannot be reached: %s", self.url, error.strerror or "no connection")
+            self._note_away(f"The model server at {self.url} cannot be reached: {error.strerror or 'no connection'}.")
             raise NotYet(EngineFailed(AWAY)) from None
         except aiohttp.SocketTimeoutError:
             _log.error("The model server at %s said nothing for %.0f seconds.", self.url, _SILENCE_SECONDS)

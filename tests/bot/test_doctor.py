@@ -22,6 +22,7 @@ from bot.database_file import lock
 from bot.doctor import examine
 from bot.store import Store
 from tests.llava_7b import llava_7b_config
+from tests.model_server.scripted_server import Server, answers
 from tests.program import PROGRAM, environment
 
 
@@ -193,7 +194,20 @@ async def test_a_model_server_that_is_away_is_told(tmp_path: Path) -> None:
     found = await findings(tmp_path, engine_url=f"http://127.0.0.1:{port}/v1")
     assert "Model" not in found
     assert not found["Model server"].is_good
-    assert "reached" in found["Model server"].sentence
+    about_it = found["Model server"].sentence
+    assert about_it.endswith("cannot be reached right now. Is the server running, and THREADSIGHT_ENGINE_URL right?")
+
+
+async def test_whoever_runs_the_bot_is_not_asked_to_tell_whoever_runs_it(tmp_path: Path) -> None:
+    server = Server()
+    await server.start()
+    try:
+        server.models = answers(401)
+        sentence = (await findings(tmp_path, engine_url=server.url))["Model server"].sentence
+    finally:
+        await server.stop()
+    assert "does not let me in" in sentence
+    assert "Please tell" not in sentence
 
 
 async def test_a_taken_port_is_told(tmp_path: Path) -> None:

@@ -227,6 +227,8 @@ async def test_a_server_that_is_away_at_the_start_is_used_when_it_is_there(
     await late.start()
     try:
         assert text_of(await ask(loop)) == "Good day"
+        about_it = [record.getMessage().partition(late.url)[2] for record in caplog.records if "reached" in record.getMessage()]
+        assert [sentence.partition(":")[0] for sentence in about_it] == [" cannot be reached", " can be reached again."]
         assert loop.capabilities.context_length == 2000
         assert late.asked[0]["model"] == "first"
         # Dies, and comes back with another model.
