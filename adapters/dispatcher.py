@@ -186,7 +186,7 @@ class Dispatcher:
         """Forget a chat. `at`: when a person wanted it, by the platform's clock. Returns what to tell the person."""
         await self._forgotten.add_chat(key, at)
         if await self._handler.reset_chat(key):
-            return "I have forgotten this chat. Send me a picture, and we start anew."
+            return "I have forgotten this chat. Your next question begins a new one."
         return "There is no chat here that I could forget."
 
     async def forget(self, author_id: str, at: datetime) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 import threading
@@ -175,11 +176,17 @@ def image_problem(image: str) -> str | None:
     """Why a path cannot be a picture, as a sentence; None if it may be one, or is a link."""
     if is_link(image):
         return None
+    if not image.strip():
+        return "Which picture? Please name its file or its http(s) link."
     try:
         path = Path(image).expanduser()
         if path.is_dir():
             return f"{printable(image)} is a folder, not a picture."
-        return None if path.exists() else f"There is no file {printable(image)}."
+        if path.exists():
+            return None
+        is_other_link = re.match(r"[a-z][a-z0-9+.-]*://", image.lower()) is not None
+        advice = " Of links I follow those with http:// or https:// only." if is_other_link else ""
+        return f"There is no file {printable(image)}.{advice}"
     except (OSError, ValueError, RuntimeError):
         return f"{printable(image)} is not a path that I can read."
 

@@ -89,7 +89,7 @@ async def application_id(token: str, api_url: str | None, proxy_for: ProxyFor = 
 def setup_steps(application_id: str | None, remark: str | None = None) -> str:
     """The steps to set up the bot. Without an id the invite links have a placeholder. `remark`: what is wrong so far."""
     id_ = application_id or "APPLICATION_ID"
-    where_id = "" if application_id else "\n   (APPLICATION_ID stands under “General Information” in the portal.)"
+    where_id = "" if application_id else "\n   (APPLICATION_ID is under “General Information” in the portal.)"
     rights = "\n".join(f"     - {permission.name}: without it {permission.without}." for permission in PERMISSIONS)
     return f"""\
 How to bring Threadsight to Discord
@@ -106,7 +106,7 @@ How to bring Threadsight to Discord
 {rights}
 6. To use /ask and the menus “Apps > …” on servers that I am not on, and in any direct message:
      {user_install_link(id_)}
-7. Start me: threadsight run
+7. Start me: make run. It installs what Discord needs, too. (Without make: threadsight run.)
 8. In a channel, post a picture and mention me with a question. I answer in a thread; go on writing there.
 
 If something does not work: threadsight doctor

@@ -119,7 +119,7 @@ def setup_steps(*, mode: str = "socket", is_agent: bool = False) -> str:
     is_http = mode == "http"
     steps = [
         "Open https://api.slack.com/apps, choose “Create New App” and “From a manifest”, and pick your workspace.",
-        "Choose YAML, and paste the manifest below in place of what stands there. Then “Create”.",
+        "Choose YAML, and paste the manifest below in place of what is there. Then “Create”.",
     ]
     if is_http:
         steps[1] += f" Put the address under which Slack reaches this program in place of {_PLACEHOLDER_URL}."
@@ -133,7 +133,7 @@ def setup_steps(*, mode: str = "socket", is_agent: bool = False) -> str:
         "Under “Install App”, install it, and copy the Bot User OAuth Token: SLACK_BOT_TOKEN=xoxb-…",
         "Put these lines into the file .env"
         + (", with THREADSIGHT_SLACK_MODE=http" if is_http else "")
-        + ". `threadsight doctor` says whether all is well, `threadsight run` starts.",
+        + ". Then `make install` adds Slack's packages, `threadsight doctor` says whether all is well, and `make run` starts.",
         "In Slack, invite it to a channel with “/invite @Threadsight”, post a picture, and mention @Threadsight with it.",
     ]
     numbered = "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))

@@ -236,6 +236,9 @@ async def test_files_that_cannot_be_read(image: Path, tmp_path: Path) -> None:
     assert image_problem("https://example.org/a.png") is None
     assert "is a folder" in str(image_problem(str(tmp_path)))
     assert "There is no file" in str(image_problem(str(tmp_path / "none.png")))
+    for other in ("ftp://example.org/a.png", "file:///a.png"):
+        assert "http:// or https:// only" in str(image_problem(other))
+    assert "Which picture?" in str(image_problem(" "))
     assert "\x1b" not in str(image_problem("\x1b[2Jnone.png"))
     assert "not a path" in str(image_problem("a" * 5_000))
     handler = RecordingHandler(DONE)
