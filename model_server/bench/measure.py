@@ -25,7 +25,7 @@ _DECODING_FACTOR = 2  # answers are longer by this factor where only decoding is
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. For each row, the tutorial's way has at most `num_tutorial_chats` chats, one after another."""
+    """What to measure. For each row, the plain way has at most `num_tutorial_chats` chats, one after another."""
 
     num_chats: tuple[int, ...]
     num_turns: int = 3
@@ -149,7 +149,7 @@ class Measurement:
     async def _throughput(
         self, loop: InferenceLoop, server: InferenceLoop | None, num_chats: int
     ) -> tuple[Throughput, Sequence[Chat]]:
-        """The tutorial's way runs half of its chats before ours and half after. Also returns the last round's chats."""
+        """The plain way runs half of its chats before ours and half after. Also returns the last round's chats."""
         plan = self._plan
         num_theirs = min(num_chats, plan.num_tutorial_chats)
         seconds = tutorial_seconds = server_seconds = longest_stall = 0.0
@@ -214,7 +214,7 @@ class Measurement:
         return Decoding(len(chats), speed, limit, share_of_limit=speed / limit)
 
     async def _by_tutorial(self, chats: Sequence[Chat], num_turns: int, num_new_tokens: int) -> float:
-        """Run the tutorial's way in a thread, updating the display after every turn. Returns the duration in seconds."""
+        """Run the plain way in a thread, updating the display after every turn. Returns the duration in seconds."""
         seconds = 0.0
         for chat in chats:
             for _ in range(num_turns):

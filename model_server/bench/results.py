@@ -107,7 +107,7 @@ def _header(report: Report) -> Text:
 
 def _throughput(report: Report) -> Table:
     table = Table("chats", title="Conversations at the same time", title_justify="left")
-    for name in ("ours, tokens/s", "tutorial's way", "ours is", "same answers", "longest stall"):
+    for name in ("ours, tokens/s", "plain way", "ours is", "same answers", "longest stall"):
         table.add_column(name, justify="right")
     if report.server is not None:
         table.add_column("server, tokens/s", justify="right")
@@ -133,7 +133,7 @@ def _first_token(first: FirstToken) -> Table:
     ours = (first.first_turn_seconds, first.second_turn_seconds, first.second_turn_uncached_seconds)
     table.add_row("ours", *(f"{seconds * 1000:.0f} ms" for seconds in ours))
     theirs = (first.tutorial_first_turn_seconds, first.tutorial_second_turn_seconds)
-    table.add_row("tutorial's way", *(f"{seconds * 1000:.0f} ms" for seconds in theirs), "")
+    table.add_row("plain way", *(f"{seconds * 1000:.0f} ms" for seconds in theirs), "")
     table.add_row("ours is sooner", "", f"{first.ratio:.1f}x", "")
     return table
 
@@ -150,12 +150,15 @@ def _decoding(report: Report) -> Table:
 
 
 def _notes(report: Report) -> Text:
-    lines = [f"Peak memory, both sides together: {_gigabytes(report.peak_memory_bytes)}."]
+    lines = [
+        f"Peak memory, both sides together: {_gigabytes(report.peak_memory_bytes)}.",
+        "The plain way is one `generate` at a time, with the picture and all earlier turns computed again at every question.",
+    ]
     measured = [row for row in report.throughput if row.num_tutorial_chats < row.num_chats]
     if measured:
         lines.append(
-            f"The tutorial's way takes chats one after another: with more than {measured[0].num_tutorial_chats} of them, that many "
-            "were measured, and the others count the same."
+            f"No more than {measured[0].num_tutorial_chats} chat(s) of a row were measured in the plain way; the others are "
+            "counted as equally long."
         )
     if report.server is not None:
         lines.append(f"Server: {report.server}. Its answers may be shorter: tokens/s counts those that it wrote.")

@@ -13,6 +13,7 @@ from adapters.discord.settings import DiscordSettings
 from adapters.slack.settings import SlackSettings
 from adapters.web.settings import WebSettings
 from bot.config import PREFIX, Settings, SettingsError, load_settings, render_env_example, variables
+from bot.platforms import PLATFORMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +34,7 @@ def web(settings: Settings) -> WebSettings:
 def test_the_defaults_need_nothing(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / ".env")
     assert settings.model == "tiny"
-    assert settings.platforms == {"discord": DiscordSettings(), "slack": SlackSettings(), "web": WebSettings()}
+    assert settings.platforms == {platform.name: platform.settings() for platform in PLATFORMS}
     assert (web(settings).host, web(settings).port) == ("127.0.0.1", 8080)
     assert settings.store_url == "sqlite+aiosqlite:///data/threadsight.db"
     assert settings.remarks == ()
@@ -227,7 +228,7 @@ def test_an_env_file_of_the_version_before_goes_on_working() -> None:
     """`earlier_env.txt` is the `.env.example` of that version with a value in every line, two of them under names of that time."""
     given = Path(__file__).with_name("earlier_env.txt")
     settings = load_settings(given)
-    assert settings.platforms == {
+    of_that_version = {
         "discord": DiscordSettings.model_validate(
             {
                 "token": "a-discord-token",
@@ -250,6 +251,7 @@ def test_an_env_file_of_the_version_before_goes_on_working() -> None:
         ),
         "web": WebSettings.model_validate({"host": "0.0.0.0", "port": 1234, "token": "sixteen-characters"}),
     }
+    assert {name: settings.platforms[name] for name in of_that_version} == of_that_version
     ours = {name: value for name, value in settings.model_dump().items() if name != "platforms"}
     secrets = {"engine_api_key": "an-engine-key", "serve_api_key": "another-sixteen-characters"}
     assert {name: ours.pop(name).get_secret_value() for name in secrets} == secrets

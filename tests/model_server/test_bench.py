@@ -125,7 +125,7 @@ async def test_a_server_has_the_same_conversations(server: tuple[OpenAIServer, s
 async def test_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert await run(*SMALL, "--chats", "2") == 0
     shown = capsys.readouterr().out
-    for piece in ("bench-tiny", "16 image tokens", "tutorial's way", "turn 2, not cached", "share of the limit", "Peak memory"):
+    for piece in ("bench-tiny", "16 image tokens", "plain way", "turn 2, not cached", "share of the limit", "Peak memory"):
         assert piece in shown
 
 
