@@ -64,6 +64,10 @@ sdk_log = logging.getLogger("adapters.slack.sdk")
 sdk_log.setLevel(logging.WARNING)
 sdk_log.addFilter(_is_news)
 sdk_log.addFilter(_without_addresses)
+# What takes no logger of ours, such as the answer to a command, writes the message there, and already at INFO the address to which
+# whoever has it can post.
+for _name in ("slack_sdk", "slack_bolt"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 _GONE = frozenset(
     {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -56,6 +57,16 @@ async def test_words_in_a_direct_message_are_answered_there(world: SlackWorld) -
     await world.slack.post(direct, world.ann, "!help")
     (told,) = await world.slack.wait_for(lambda: world.slack.answers(direct))
     assert "mention me" in told.text
+
+
+async def test_the_answer_to_a_command_is_in_no_log(world: SlackWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor the address to which whoever has it can post."""
+    caplog.set_level(logging.DEBUG)
+    await world.slack.slash(world.ann, world.general, COMMAND, "quota")
+    (told,) = await world.slack.wait_for(lambda: world.slack.ephemeral)
+    assert "You have asked" in told.text
+    assert "You have asked" not in caplog.text
+    assert "/response/" not in caplog.text
 
 
 # -- deleting, which is asked about first ----------------------------------------------------------------------------------
