@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 from collections.abc import Collection, Sequence
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_chat(settings, options.image, options.question))
     except KeyboardInterrupt:
         return 130  # a shell's status for Ctrl-C
+    except BrokenPipeError:  # as with `threadsight doctor | head`
+        _fall_silent()
+        return 1
     except BaseExceptionGroup as group:
         return _fail(_first(group))
     except Exception as error:
@@ -74,7 +78,7 @@ async def _run(settings: Settings) -> int:
     async for finding in check_proxies(settings.proxies):
         print(f"threadsight: {finding.sentence}", file=sys.stderr)
     print(_what_is_opened(settings), file=sys.stderr, flush=True)
-    await app.run(settings, lambda sentence: print(sentence, flush=True))
+    await app.run(settings, _say)
     return 0
 
 
@@ -82,7 +86,7 @@ async def _serve(settings: Settings) -> int:
     from bot import app
 
     print(f"Loading the model {settings.model} …", file=sys.stderr, flush=True)
-    await app.serve(settings, lambda sentence: print(sentence, flush=True))
+    await app.serve(settings, _say)
     return 0
 
 
@@ -93,7 +97,7 @@ async def _doctor(settings: Settings) -> int:
     async for finding in examine(settings):
         print(f"{'ok' if finding.is_good else 'PROBLEM':8}{finding.what}: {finding.sentence}", flush=True)
         is_well &= finding.is_good
-    print("Threadsight can be started." if is_well else "Please see to the problems above.")
+    print("Threadsight can be started." if is_well else "Please see to the problems above.", flush=True)
     return 0 if is_well else 1
 
 
@@ -101,7 +105,7 @@ async def _setup(settings: Settings, options: argparse.Namespace) -> int:
     from bot.app import host_of
 
     flags = frozenset(name for name in _setup_flags(options.platform) if getattr(options, name))
-    print(await platforms.setup_steps(settings.platforms, host_of(settings), options.platform, flags))
+    print(await platforms.setup_steps(settings.platforms, host_of(settings), options.platform, flags), flush=True)
     return 0
 
 
@@ -112,6 +116,21 @@ async def _bench(settings: Settings, options: argparse.Namespace) -> int:
     return await bench.run(
         options, model=settings.model, quantization=settings.quantization, against_api_key=key, against_proxy=proxy
     )
+
+
+def _say(sentence: str) -> None:
+    """Print for whoever reads it; the program goes on without a reader."""
+    try:
+        print(sentence, flush=True)
+    except BrokenPipeError:
+        _fall_silent()
+
+
+def _fall_silent() -> None:
+    """Nobody reads standard output any more: what is still written there goes nowhere, also when Python flushes it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _what_is_opened(settings: Settings) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.cli import _fail, _first
+from bot.cli import _fail, _first, _say
 from bot.database import StoreError
 from model_server.errors import ModelLoadError
 
@@ -41,6 +41,29 @@ def test_a_wrong_call_is_status_2(tmp_path: Path, arguments: tuple[str, ...]) ->
     assert done.returncode == 2
     assert "usage: threadsight" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [("setup", "slack"), ("doctor",)])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """As with `threadsight doctor | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "THREADSIGHT_DATA_DIR": str(tmp_path / "data")}
+    with os.fdopen(writing, "wb") as nobody:
+        command = [sys.executable, "-m", "bot", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, stdout=nobody, stderr=subprocess.PIPE, timeout=120, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_the_program_goes_on_when_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        _say("Threadsight is ready.")
+        _say("Stopping.")
 
 
 def test_wrong_settings_are_status_2_with_all_their_sentences(tmp_path: Path) -> None:
