@@ -121,6 +121,6 @@ async def test_closing_meanwhile_tells_everybody(loop: InferenceLoop, engine: Sl
     async with asyncio.timeout(TIMEOUT):
         await closing
     assert (engine.counted, engine.added) == (["1"], [])
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("threadsight")]
+    assert not [thread for thread in threading.enumerate() if "counting" in thread.name]
     with pytest.raises(ShuttingDown):
         await loop.num_prompt_tokens(request().messages)
