@@ -29,7 +29,9 @@ class Detokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
-        self._special_ids = set(tokenizer.all_special_ids)
+        # A token such as <image> may be special without being one of the tokenizer's own special tokens.
+        added = tokenizer.added_tokens_decoder.items()
+        self._special_ids = {*tokenizer.all_special_ids, *(id_ for id_, token in added if token.special)}
         self._context: list[int] = []  # the last id whose text was returned: decoders treat the first token differently
         self._held: list[int] = []
 

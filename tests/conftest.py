@@ -33,6 +33,12 @@ def group_of(nodeid: str) -> str | None:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more process than processors: tests of whole programs wait for much of their time."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Hands out one test or group after the other, in their order. (xdist's own groups do nothing under pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -27,6 +27,7 @@ IDS = st.lists(st.one_of(st.integers(3, 258), st.integers(0, 520)), max_size=40)
 
 
 @given(IDS)
+@example([3, 427, 131])  # between two bytes <image>, which decoding leaves out
 def test_the_pieces_are_the_whole(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> None:
     assert "".join(pieces(tokenizer, ids)) == decode(tokenizer, ids)
 
