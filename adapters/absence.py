@@ -77,6 +77,16 @@ class Mark:
         self._handler = handler
         self._oldest_open = oldest_open
         self._moving: asyncio.Task[None] | None = None
+        self._is_known = False
+        self.is_new = False  # there was none before this run
+
+    async def begin(self) -> None:
+        """See to it that there is one. Without a mark nothing is looked for after a restart."""
+        if not self._is_known:
+            is_new = await self.read() is None
+            if is_new:
+                await self._write()
+            self.is_new, self._is_known = self.is_new or is_new, True
 
     async def read(self) -> datetime | None:
         """Read the stored mark; None if we were never connected before."""
@@ -95,12 +105,14 @@ class Mark:
     async def _keep(self) -> None:
         while True:
             try:
-                now = datetime.now(UTC)
-                mark = min(now, self._oldest_open() or now)
-                await self._handler.write_note(self._platform, _MARK, mark.isoformat())
+                await self._write()
             except Exception:  # the database may be unreachable for a while
                 log.exception("The mark of what was seen on %s could not be written.", self._platform)
             await asyncio.sleep(MARK_SECONDS)
+
+    async def _write(self) -> None:
+        now = datetime.now(UTC)
+        await self._handler.write_note(self._platform, _MARK, min(now, self._oldest_open() or now).isoformat())
 
 
 class Absence:
@@ -163,6 +175,10 @@ class Absence:
             self._mailboxes.hold(conversation)
             if self._unread == {_STILL_AWAY}:  # but we are told of messages: the platform may take this for no absence
                 asyncio.get_running_loop().call_later(MAX_HELD_SECONDS, self._has_read, _STILL_AWAY)
+
+    async def begin_mark(self) -> None:
+        """Before a message is dealt with: from now on it is found again after a kill, also in the very first run."""
+        await self._mark.begin()
 
     async def make_up_for(self, read_missed: ReadMissed) -> None:
         """Catch up after the absence; see `Dispatcher.online`. Raises what it could not get over in several minutes."""
@@ -248,7 +264,7 @@ class Absence:
     async def _missed_since(self) -> datetime | None:
         """Since when messages may have been missed; None if we were never connected before."""
         mark, now = self._backlog.missed_since or await self._mark.read(), datetime.now(UTC)
-        if mark is None:
+        if mark is None or (self._mark.is_new and not self._has_resumed):
             return None
         oldest = now - self._catch_up.max_age
         return oldest if mark > now else max(mark, oldest)  # a mark in the future was written by a clock that was wrong

@@ -242,6 +242,7 @@ class Dispatcher:
 
     async def _take_once(self, incoming: Post) -> None:
         """Decide what a post is to us, and do it. May be called again after it failed in the middle."""
+        await self._absence.begin_mark()
         post = incoming if incoming.complete is None else await incoming.complete()
         route = await self._router.route(post)
         match route:

@@ -56,11 +56,11 @@ class World:
     def answers(self, post: Message) -> list[Message]:
         return self.slack.answers(post.channel, post.ts)
 
-    async def see(self, post: Message, *texts: str) -> None:
-        """Until these are the answers below it, each complete, and nothing beside them."""
+    async def see(self, post: Message, *texts: str, beside: str | None = None) -> None:
+        """Until these are the answers below it, each complete, and nothing beside them but perhaps one sentence."""
 
         def is_so() -> bool:
-            answers = self.answers(post)
+            answers = [answer for answer in self.answers(post) if answer.shown != beside]
             are_whole = all(answer.stream != "live" and answer.buttons for answer in answers)
             return are_whole and [_words(answer) for answer in answers] == list(texts)
 

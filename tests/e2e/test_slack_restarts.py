@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.read_back import TOO_MANY_AT_ONCE
 from tests.e2e.dictated_model import DictatedModel
 from tests.e2e.test_slack_program import end
 from tests.e2e.test_slack_program_faults import BEGINNING, IMAGE, World
@@ -77,6 +78,6 @@ async def test_a_message_outlives_a_kill(world: World, moment: Callable[[World],
             asked = await world.model.next()
             assert asked.question == question
             asked.end(f"Answer {number}.")
-        await world.see(post, *(f"Answer {number}." for number in range(len(questions))))
+        await world.see(post, *(f"Answer {number}." for number in range(len(questions))), beside=TOO_MANY_AT_ONCE)
         await end(running)
     assert world.slack.broadcasts == []
