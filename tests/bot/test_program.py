@@ -60,7 +60,7 @@ def test_a_chat_that_is_ended_from_outside_leaves_no_trace(tmp_path: Path) -> No
         assert list((tmp_path / "passing").glob("threadsight-*"))
         program.send_signal(signal.SIGTERM)
         program.wait(timeout=120)  # its input stays open: the end of that would end the chat too
-    assert program.returncode == 130
+    assert program.returncode in (0, 130)  # by where the signal met it: while it waited for a line, or within asyncio
     assert not list((tmp_path / "passing").glob("threadsight-*"))
 
 
