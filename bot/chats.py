@@ -173,7 +173,8 @@ class Chats:
 
     async def _accept(self, message: IncomingMessage) -> RunningAnswer:
         key = message.key
-        if known := await self._store.find_turn(key.platform, key.workspace, message.message_id):
+        known = await self._store.find_turn(key.platform, key.workspace, message.message_id)
+        if known is not None and (known := await self._as_it_is_now(known)) is not None:
             return await self._known_answer(known)
         if self._is_closing:
             return refusal(key, SHUTTING_DOWN)
@@ -221,8 +222,18 @@ class Chats:
     def _running(self, turn_id: int) -> RunningAnswer | None:
         return next((answer for answers in self._unanswered.values() for answer in answers if answer.turn_id == turn_id), None)
 
-    async def _answer_again(self, turn: StoredTurn) -> RunningAnswer:
-        """Call it under the thread's lock."""
+    async def _as_it_is_now(self, turn: StoredTurn) -> StoredTurn | None:
+        """The turn, read again if its answer may have ended while it was being read; None if it was taken back then. Call it under
+        the thread's lock, so that nothing begins meanwhile."""
+        if turn.status is AnswerStatus.PENDING and self._running(turn.turn_id) is None:
+            return await self._store.get_turn(turn.turn_id)
+        return turn
+
+    async def _answer_again(self, found: StoredTurn) -> RunningAnswer | None:
+        """Call it under the thread's lock. None if the turn was taken back."""
+        turn = await self._as_it_is_now(found)
+        if turn is None:
+            return None
         if running := self._running(turn.turn_id):
             return running
         if turn.is_refused:

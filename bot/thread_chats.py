@@ -53,7 +53,8 @@ class ThreadChats(Chats):
     async def _ask_again(self, message: IncomingMessage) -> Answer | None:
         key = message.key
         async with self._lock(key):
-            turn = await self._store.find_turn(key.platform, key.workspace, message.message_id)
+            found = await self._store.find_turn(key.platform, key.workspace, message.message_id)
+            turn = None if found is None else await self._as_it_is_now(found)
             if turn is None:
                 return None
             if len(message.text) > MAX_QUESTION_CHARS:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from bot.chats import MAX_QUESTION_CHARS, MAX_UNANSWERED, SHUTTING_DOWN, TOO_LON
 from bot.images import ImageReader
 from bot.questions import DEFAULT_QUESTION, NEW_CHAT
 from bot.store import Store
+from bot.turns import StoredTurn
 from bot.writer import CUT_NOTICE, NO_IMAGE, AnswerWriter
 from model_server.errors import EngineFailed
 from model_server.types import FinishReason, Role
@@ -307,6 +309,76 @@ async def test_delete_stops_what_runs_and_forgets_everything(chats: Chats, model
 
 
 # -- order, whatever comes ----------------------------------------------------------------------------------------------------
+
+
+def holding(read: Callable[..., Awaitable[StoredTurn | None]], begun: asyncio.Event, goes_on: asyncio.Event) -> Any:
+    """The same read, whose result comes late."""
+
+    async def held(*args: Any) -> StoredTurn | None:
+        found = await read(*args)
+        begun.set()
+        await goes_on.wait()
+        return found
+
+    return held
+
+
+async def test_a_message_that_is_delivered_again_just_as_its_answer_ends_is_not_answered_again(
+    chats: Chats, model: ScriptedModel, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.gate, begun, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    first = await chats.handle(message("What is this?", attachment(RED), message_id="1"))
+    monkeypatch.setattr(sqlite_store, "find_turn", holding(sqlite_store.find_turn, begun, goes_on))
+    again = asyncio.create_task(chats.handle(message("What is this?", attachment(RED), message_id="1")))
+    await begun.wait()  # it was read while the answer was being written
+    model.gate.set()
+    await collect(first)
+    goes_on.set()
+    events = await collect(await again)
+    assert (text_of(events), end_of(events)) == ("Answer to: What is this?", Ended(AnswerStatus.COMPLETE))
+    assert len(model.requests) == 1
+
+
+async def test_a_message_that_is_delivered_again_just_as_it_is_taken_back_is_a_new_one(
+    chats: Chats, model: ScriptedModel, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+    model.refusal, finding = QUEUE_FULL, sqlite_store.find_turn
+    drop, may_drop = sqlite_store.drop_turn, asyncio.Event()
+
+    async def drop_later(turn_id: int) -> None:
+        await may_drop.wait()
+        await drop(turn_id)
+
+    monkeypatch.setattr(sqlite_store, "drop_turn", drop_later)
+    first = await chats.handle(message("What is this?", attachment(RED), message_id="1"))
+    monkeypatch.setattr(sqlite_store, "find_turn", holding(finding, begun, goes_on))
+    again = asyncio.create_task(chats.handle(message("What is this?", attachment(RED), message_id="1")))
+    await begun.wait()
+    may_drop.set()
+    assert end_of(await collect(first)).status is AnswerStatus.FAILED
+    model.refusal = None
+    goes_on.set()
+    assert text_of(await collect(await again)) == "Answer to: What is this?"
+
+
+async def test_regenerating_just_as_the_answer_ends_keeps_it_if_the_queue_is_full(
+    chats: Chats, model: ScriptedModel, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.gate, begun, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    first = await chats.handle(message("What is this?", attachment(RED), message_id="1"))
+    monkeypatch.setattr(sqlite_store, "last_turn", holding(sqlite_store.last_turn, begun, goes_on))
+    again = asyncio.create_task(chats.regenerate(thread()))
+    await begun.wait()
+    model.gate.set()
+    await collect(first)
+    model.refusal = QUEUE_FULL
+    goes_on.set()
+    answer = await again
+    assert answer is not None
+    assert text_of(await collect(answer)) == "Answer to: What is this?"
+    [turn] = await sqlite_store.read_turns(thread())
+    assert (turn.status, turn.answer) == (AnswerStatus.COMPLETE, "Answer to: What is this?")
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
