@@ -1,1 +1,2 @@
-"""One file or folder per platform: each translates between the platform's events and the types of `adapters.base`."""
+"""The platforms, a folder each, which translate between a platform's events and the types of `base.py`; and what they share:
+`conversations/` and `text/`."""

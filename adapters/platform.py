@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from adapters.absence import CatchUp
 from adapters.base import Adapter, Finding
+from adapters.conversations.absence import CatchUp
 from adapters.proxies import ProxyFor, no_proxy
 from adapters.settings import PlatformSettings
 

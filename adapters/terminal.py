@@ -38,8 +38,8 @@ from adapters.base import (
     ThreadKey,
     Waiting,
 )
-from adapters.phrases import waiting_sentence
 from adapters.sizes import check_size
+from adapters.text.phrases import waiting_sentence
 
 HELP = """\
 Type a question and press Enter.

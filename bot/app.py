@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from adapters.absence import CatchUp
 from adapters.base import Adapter, AnnouncedAdapter
+from adapters.conversations.absence import CatchUp
 from adapters.platform import Host
 from bot.config import Settings
 from bot.database import StoreError

@@ -16,9 +16,9 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from adapters.base import Attachment, AttachmentError
-from adapters.links import find_links
 from adapters.proxies import ProxyFor, no_proxy
 from adapters.sizes import check_size
+from adapters.text.links import find_links
 from model_server.decoding.budget import aside
 from model_server.errors import ImageError
 from model_server.fetch import fetch_image_url

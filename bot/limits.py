@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Author, Quota
-from adapters.phrases import quota_sentence
+from adapters.text.phrases import quota_sentence
 
 OWNER = "local"
 WINDOW = timedelta(hours=24)

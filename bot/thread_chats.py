@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from adapters.base import Answer, AnswerStatus, Author, IncomingMessage, PlatformTurn, Quota, ThreadKey
-from adapters.links import find_links
+from adapters.text.links import find_links
 from bot.chats import MAX_QUESTION_CHARS, NO_DATABASE, SHUTTING_DOWN, TOO_LONG, Chats, kept_answer, refusal, stored_answer
 from bot.database import StoreError
 from bot.images import ImageReader, without_links

@@ -351,7 +351,7 @@ def test_a_new_kind_of_event_is_passed_over_by_nobody(path: Path) -> None:
 def test_choices_between_events_are_found_where_we_know_of_them() -> None:
     """The test above cannot pass because the events have other names by now."""
     for path in (
-        "adapters/reply.py",
+        "adapters/conversations/reply.py",
         "adapters/terminal.py",
         "adapters/web/tabs.py",
         "bot/writer.py",

@@ -15,6 +15,7 @@ import discord
 
 from adapters.base import Attachment, IncomingMessage, ThreadHandler, ThreadKey
 from adapters.commands import COMMANDS, Command, CommandName, help_lines
+from adapters.conversations.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.buttons import ConfirmButton, Interaction
 from adapters.discord.destination import DIRECT, TOKEN_SECONDS, Destination
@@ -23,7 +24,6 @@ from adapters.discord.images import Source, attachments_of
 from adapters.discord.modal import QuestionModal, message_of, question_in
 from adapters.discord.surface import DiscordSurface, original_id
 from adapters.discord.translate import Translator, author_of
-from adapters.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.surface import Control, DestinationGone, TryLater
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,12 @@ from functools import partial
 import aiohttp
 import discord
 
-from adapters.absence import CatchUp
 from adapters.access import Access
 from adapters.backoff import growing_waits, until_reached
 from adapters.base import AdapterError, ThreadHandler, ThreadKey
+from adapters.conversations.absence import CatchUp
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.pace import Pace
 from adapters.discord.actions import PLATFORM, Actions
 from adapters.discord.api_errors import CannotEdit, quiet_log
 from adapters.discord.catch_up import read_missed, read_on
@@ -29,8 +31,6 @@ from adapters.discord.setup import API_URL, WRONG_TOKEN, invite_link
 from adapters.discord.surface import DiscordSurface
 from adapters.discord.threads import begin_chat, destination_in
 from adapters.discord.translate import EMBED_SECONDS, Translator
-from adapters.dispatcher import Dispatcher
-from adapters.pace import Pace
 from adapters.post import Post
 from adapters.proxies import ProxyFor, no_proxy
 from adapters.surface import DestinationGone, Surface, TryLater

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 import discord
 
-from adapters.absence import Missed
 from adapters.base import ThreadHandler
+from adapters.conversations.absence import Missed
 from adapters.discord.actions import PLATFORM
 from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT

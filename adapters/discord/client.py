@@ -9,12 +9,12 @@ from typing import Any
 import discord
 from yarl import URL
 
+from adapters.conversations.dispatcher import Dispatcher
 from adapters.discord.actions import Actions
 from adapters.discord.buttons import AnswerButton, ConfirmButton, Interaction
 from adapters.discord.destination import DIRECT
 from adapters.discord.setup import API_URL
 from adapters.discord.translate import Translator, is_automatic_message
-from adapters.dispatcher import Dispatcher
 
 log = logging.getLogger(__name__)
 

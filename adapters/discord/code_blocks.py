@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from adapters.fences import is_closed_by
-from adapters.markdown import code_in
+from adapters.text.fences import is_closed_by
+from adapters.text.markdown import code_in
 
 _THREE_OR_MORE = re.compile(r"`{3,}")
 _LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]*")

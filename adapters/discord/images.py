@@ -12,7 +12,7 @@ import discord
 
 from adapters.base import Attachment, AttachmentError
 from adapters.discord.files import NO_LONGER_THERE, Downloads, Expired
-from adapters.links import has_link
+from adapters.text.links import has_link
 
 _IMAGE_EMBEDS = frozenset({"image", "gifv"})  # a direct link to a picture; every other kind is the preview of a page
 

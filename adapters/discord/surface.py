@@ -23,8 +23,8 @@ from adapters.discord.api_errors import INVALID_FORM, CannotEdit, NotTaken, tran
 from adapters.discord.buttons import custom_ids, view_of
 from adapters.discord.code_blocks import with_code_blocks
 from adapters.discord.destination import Destination
-from adapters.markdown import heal, literal
 from adapters.surface import DestinationGone, Page, TooLong, TryLater
+from adapters.text.markdown import heal, literal
 
 MAX_MESSAGE_CHARS = 2_000
 CANNOT_REPLY = 160002  # because the bot may not read the message history

@@ -12,9 +12,9 @@ from adapters.base import ThreadKey
 from adapters.discord.actions import PLATFORM
 from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT, Destination
-from adapters.links import drop_links
 from adapters.post import Post
 from adapters.surface import DestinationGone, TryLater
+from adapters.text.links import drop_links
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from adapters.discord.api_errors import CannotEdit, translated_errors
 from adapters.discord.destination import DIRECT
 from adapters.discord.files import Downloads
 from adapters.discord.images import attachments_of, has_unresolved_link, sources_in, unusable
-from adapters.mentions import OUR_MENTION, without_our_mention
 from adapters.post import Post, asked_once, no_attachments
 from adapters.surface import DestinationGone, TryLater
+from adapters.text.mentions import OUR_MENTION, without_our_mention
 
 EMBED_SECONDS = 3.0  # how long we wait for Discord to resolve a link
 _PAGE = 100  # messages, as many as Discord gives at once

@@ -14,7 +14,7 @@ import aiohttp
 from adapters.base import Author, IncomingMessage, ThreadHandler, ThreadKey
 from adapters.bounded import BoundedSet
 from adapters.commands import COMMANDS, Command, CommandName, help_lines
-from adapters.dispatcher import NOT_ALLOWED, Dispatcher
+from adapters.conversations.dispatcher import NOT_ALLOWED, Dispatcher
 from adapters.post import Post
 from adapters.slack.blocks import CONFIRM_ACTIONS, Block, confirmation_blocks, plain, read_value
 from adapters.slack.destination import Destination

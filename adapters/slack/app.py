@@ -19,13 +19,13 @@ from aiohttp import web
 from slack_bolt.adapter.aiohttp import to_aiohttp_response, to_bolt_request
 from slack_bolt.async_app import AsyncApp
 
-from adapters.absence import CatchUp, Missed
 from adapters.access import Access
 from adapters.backoff import until_reached
 from adapters.base import AdapterError, ThreadHandler, ThreadKey, TokenError
 from adapters.bounded import BoundedSet
-from adapters.dispatcher import Dispatcher
-from adapters.pace import Pace
+from adapters.conversations.absence import CatchUp, Missed
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.pace import Pace
 from adapters.post import Post
 from adapters.proxies import ProxyFor, no_proxy
 from adapters.slack.actions import PLATFORM, Actions

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from adapters.base import Attachment
-from adapters.dispatcher import Dispatcher
+from adapters.conversations.dispatcher import Dispatcher
 from adapters.post import Post, asked_once
 from adapters.slack.markup import has_mention
 from adapters.slack.merge import Merger, News, PostId

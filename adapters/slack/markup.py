@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 
-from adapters.mentions import OUR_MENTION, without_our_mention
+from adapters.text.mentions import OUR_MENTION, without_our_mention
 
 _MARK = re.compile(r"<([^<>]*)>")
 _CODE_BLOCK = re.compile(r"```(?P<before>\n?)(?P<code>.+?)(?P<after>\n?)```", re.DOTALL)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import html
 import re
 
-from adapters.fences import Fence
-from adapters.markdown import code_in, heal, split_pages
+from adapters.text.fences import Fence
+from adapters.text.markdown import code_in, heal, split_pages
 
 MAX_SECTION_CHARS = 3_000
 _PIECE_CHARS, _LEAST_PIECE_CHARS = 2_500, 300

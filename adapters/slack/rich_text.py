@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from adapters.mentions import OUR_MENTION, without_our_mention
 from adapters.slack.markup import labels_in, to_plain
+from adapters.text.mentions import OUR_MENTION, without_our_mention
 
 _BACKTICKS = re.compile(r"`+")
 

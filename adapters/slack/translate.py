@@ -10,13 +10,13 @@ from typing import Any
 
 from adapters.base import Attachment, Author, LookBack
 from adapters.commands import COMMANDS
-from adapters.links import find_links
 from adapters.post import Post, asked_once
 from adapters.slack.earlier import Earlier
 from adapters.slack.files import Files
 from adapters.slack.rich_text import text_of
 from adapters.slack.workspaces import Refused, Workspace, translated_errors
 from adapters.surface import DestinationGone, TryLater
+from adapters.text.links import find_links
 
 # Subtypes of people's messages. All others are by Slack or a bot, or report a change.
 PEOPLES_SUBTYPES = frozenset({None, "file_share", "thread_broadcast", "me_message"})

@@ -10,8 +10,8 @@ from typing import Any
 import discord
 import pytest
 
+from adapters.conversations.dispatcher import Dispatcher
 from adapters.discord.app import DiscordAdapter
-from adapters.dispatcher import Dispatcher
 from tests.adapters.running_adapter import started
 from tests.chat_handler import MemoryChatHandler, WrittenAnswer, draw_image
 from tests.loopbacks.discord.payloads import BOT, TOKEN, Payload

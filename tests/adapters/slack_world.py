@@ -83,7 +83,7 @@ def without_rest() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapters.slack.app.CHANNEL_SECONDS", 0.0)
         patch.setattr("adapters.slack.app.WRITES_PER_SECOND", 1000.0)
-        patch.setattr("adapters.reply._FIRST_WAIT_SECONDS", 0.01)
+        patch.setattr("adapters.conversations.reply._FIRST_WAIT_SECONDS", 0.01)
         yield
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from adapters.absence import CatchUp, Missed
 from adapters.backoff import MAX_TRIES
 from adapters.base import Attachment, ThreadKey
-from adapters.dispatcher import Dispatcher
-from adapters.pace import Pace
+from adapters.conversations.absence import CatchUp, Missed
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.pace import Pace
+from adapters.conversations.read_back import TOO_MANY_AT_ONCE
 from adapters.post import Post
-from adapters.read_back import TOO_MANY_AT_ONCE
 from adapters.surface import DestinationGone, TryLater
 from tests.adapters.memory_platform import MemoryPlatform, post
 from tests.adapters.test_mailbox import empty

@@ -11,6 +11,7 @@ import pytest
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, ThreadKey
 from adapters.commands import COMMANDS, CommandName
+from adapters.conversations.dispatcher import NOT_ALLOWED, ONLY_ASKER
 from adapters.discord.actions import (
     ALT_TEXT_QUESTION,
     MODAL_LOST,
@@ -20,7 +21,6 @@ from adapters.discord.actions import (
 )
 from adapters.discord.destination import Destination, parse_destination
 from adapters.discord.surface import CUT, MAX_ALT_TEXT_CHARS, MAX_FOLLOW_UPS, DiscordSurface
-from adapters.dispatcher import NOT_ALLOWED, ONLY_ASKER
 from adapters.surface import DestinationGone, Page
 from tests.adapters.discord_world import World, world
 from tests.chat_handler import TIMEOUT_SECONDS, draw_image

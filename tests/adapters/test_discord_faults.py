@@ -37,7 +37,7 @@ async def _finished(w: World, answer: WrittenAnswer, rest: str = " circle.") -> 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.reply._FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("adapters.conversations.reply._FIRST_WAIT_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["429 of a channel", "429 of everything", "429 for long", "503", "reset", "done, then reset"],
 )
 async def test_the_final_text_stands_when_edits_fail(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.pace.Pace.hold", lambda *_: None)  # not to wait for what Discord asks
+    monkeypatch.setattr("adapters.conversations.pace.Pace.hold", lambda *_: None)  # not to wait for what Discord asks
     async with world() as w:
         thread, answer = await _begun(w)
         w.discord.fail("PATCH", EDIT, fault, fault)

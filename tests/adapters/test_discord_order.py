@@ -6,7 +6,7 @@ from functools import partialmethod
 
 import pytest
 
-from adapters.dispatcher import Dispatcher
+from adapters.conversations.dispatcher import Dispatcher
 from tests.adapters.discord_world import ME, World, world
 from tests.adapters.test_discord_images import embed
 from tests.loopbacks.discord.payloads import Payload

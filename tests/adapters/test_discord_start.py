@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from adapters.absence import CatchUp
 from adapters.base import AdapterError, AnswerStatus, AnswerText, Finding
+from adapters.conversations.absence import CatchUp
 from adapters.discord.checks import NO_CONTENT, check
 from adapters.discord.setup import WRONG_TOKEN, ApplicationUnknown, application_id, invite_link
 from tests.adapters.discord_world import ME, running, skip_identify_wait, world

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.absence import CatchUp, Missed
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, Author, Quota, ThreadKey
-from adapters.dispatcher import ONLY_ASKER, TURN_GONE, Dispatcher
-from adapters.pace import Pace
-from adapters.phrases import quota_sentence
+from adapters.conversations.absence import CatchUp, Missed
+from adapters.conversations.dispatcher import ONLY_ASKER, TURN_GONE, Dispatcher
+from adapters.conversations.pace import Pace
 from adapters.post import Post
 from adapters.surface import Control, Page
+from adapters.text.phrases import quota_sentence
 from tests.adapters.memory_platform import ANN, BOB, MemoryPlatform, SlowImage, image, post
 from tests.chat_handler import MemoryChatHandler
 

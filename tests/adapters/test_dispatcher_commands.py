@@ -10,12 +10,12 @@ import pytest
 
 from adapters.access import Access, parse_entries
 from adapters.base import AnswerText, Attachment, IncomingMessage, ThreadKey
-from adapters.dispatcher import Dispatcher
-from adapters.forgotten import Forgotten
-from adapters.mailbox import Mailboxes
-from adapters.pace import Pace
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.forgotten import Forgotten
+from adapters.conversations.mailbox import Mailboxes
+from adapters.conversations.pace import Pace
+from adapters.conversations.routing import Begins, NotForUs, Router
 from adapters.post import Post, asked_once
-from adapters.routing import Begins, NotForUs, Router
 from adapters.surface import Control
 from tests.adapters.memory_platform import ANN, BOB, MemorySurface, image, post
 from tests.adapters.test_backlog import slow

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from adapters.base import Answer, Attachment, IncomingMessage, ThreadKey
-from adapters.dispatcher import Dispatcher
-from adapters.forgotten import Forgotten
-from adapters.pace import Pace
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.forgotten import Forgotten
+from adapters.conversations.pace import Pace
 from adapters.surface import DestinationGone
 from tests.adapters.memory_platform import ANN, BOB, MemorySurface, post
 from tests.adapters.test_backlog import Away, slow

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.links import MAX_LINK_CHARS, drop_links, find_links, has_link
+from adapters.text.links import MAX_LINK_CHARS, drop_links, find_links, has_link
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from adapters.base import Attachment
-from adapters.dispatcher import Dispatcher
-from adapters.mailbox import Conversation, Mailboxes
-from adapters.pace import Pace
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.mailbox import Conversation, Mailboxes
+from adapters.conversations.pace import Pace
 from adapters.post import Post
 from tests.adapters.memory_platform import MemoryPlatform, post
 from tests.chat_handler import TIMEOUT_SECONDS, MemoryChatHandler

@@ -13,10 +13,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from adapters.absence import CatchUp, Missed
 from adapters.base import Attachment
-from adapters.dispatcher import Dispatcher
-from adapters.pace import Pace
+from adapters.conversations.absence import CatchUp, Missed
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.pace import Pace
 from adapters.post import Post
 from adapters.surface import TryLater
 from tests.adapters.memory_platform import MemoryPlatform, post

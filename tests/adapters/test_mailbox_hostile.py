@@ -12,13 +12,13 @@ from typing import Any, cast
 import discord
 import pytest
 
-from adapters.absence import Missed
 from adapters.base import Answer, AnswerText, Attachment, IncomingMessage
+from adapters.conversations.absence import Missed
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.mailbox import Mailboxes
+from adapters.conversations.pace import Pace
 from adapters.discord.client import Listener, make_client
 from adapters.discord.translate import Translator
-from adapters.dispatcher import Dispatcher
-from adapters.mailbox import Mailboxes
-from adapters.pace import Pace
 from adapters.surface import Control, TryLater
 from tests.adapters.memory_platform import ANN, MemorySurface, post
 from tests.adapters.slack_world import IMAGE, SlackWorld, running, slack_world, within

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from adapters.markdown import MIN_PAGE_CHARS, heal, literal, split_pages
-from adapters.tables import AlignedTable
+from adapters.text.markdown import MIN_PAGE_CHARS, heal, literal, split_pages
+from adapters.text.tables import AlignedTable
 
 _PARSER = MarkdownIt("commonmark")
 FENCE = r"[`~]{3,}[ \t]*(?:py\b|c\+\+ title=x|text\b)?"

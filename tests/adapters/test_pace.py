@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.pace import Pace
+from adapters.conversations.pace import Pace
 from tests.adapters.virtual_time import VirtualTime
 
 ROUNDING = 1e-6

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from adapters.absence import CatchUp
 from adapters.base import AnswerText
-from adapters.dispatcher import Dispatcher
-from adapters.mailbox import Mailboxes
-from adapters.pace import Pace
+from adapters.conversations.absence import CatchUp
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.mailbox import Mailboxes
+from adapters.conversations.pace import Pace
 from adapters.post import Post
 from tests.adapters.memory_platform import BOB, MemoryPlatform, post
 from tests.adapters.test_backlog import Away, slow

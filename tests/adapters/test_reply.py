@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters import reply
 from adapters.base import AnswerEvent, AnswerStatus, AnswerText, Ended, Notice, ThreadKey, Waiting
-from adapters.markdown import heal, split_pages
-from adapters.pace import Pace
-from adapters.reply import LOOKING, NOT_YET, NOTHING_SAID, STOPPED, Shown, show
+from adapters.conversations import reply
+from adapters.conversations.pace import Pace
+from adapters.conversations.reply import LOOKING, NOT_YET, NOTHING_SAID, STOPPED, Shown, show
 from adapters.surface import Control, DestinationGone, Page, TryLater
+from adapters.text.markdown import heal, split_pages
 from tests.adapters.virtual_time import VirtualTime
 from tests.chat_handler import WrittenAnswer
 

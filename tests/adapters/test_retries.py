@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from adapters.base import Attachment, IncomingMessage, ThreadKey
-from adapters.dispatcher import Dispatcher
-from adapters.pace import Pace
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.pace import Pace
 from adapters.post import Post
 from adapters.surface import TryLater
 from tests.adapters.memory_platform import MemoryPlatform, post

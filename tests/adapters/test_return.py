@@ -10,10 +10,10 @@ from datetime import datetime
 
 import pytest
 
-from adapters.absence import CatchUp, Missed
 from adapters.base import AnswerText
-from adapters.dispatcher import Dispatcher
-from adapters.pace import Pace
+from adapters.conversations.absence import CatchUp, Missed
+from adapters.conversations.dispatcher import Dispatcher
+from adapters.conversations.pace import Pace
 from adapters.surface import TryLater
 from tests.adapters.memory_platform import BOB, post
 from tests.adapters.test_backlog import Away, slow
@@ -104,14 +104,14 @@ async def test_what_was_held_goes_on_as_soon_as_it_is_known_that_nothing_was_mis
 
 
 async def test_nobody_waits_for_long_because_the_reading_takes_long(away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.absence.MAX_HELD_SECONDS", 0.01)
+    monkeypatch.setattr("adapters.conversations.absence.MAX_HELD_SECONDS", 0.01)
     async with returning(away):
         away.dispatcher.posted(post("1", thread="t", is_mention=True))
         await away.asked("1")
 
 
 async def test_nobody_waits_for_long_for_a_return_that_is_not_told(away: Away, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.absence.MAX_HELD_SECONDS", 0.01)
+    monkeypatch.setattr("adapters.conversations.absence.MAX_HELD_SECONDS", 0.01)
     away.dispatcher.posted(post("1", thread="t", is_mention=True))
     await away.asked("1")
 
@@ -120,7 +120,7 @@ async def test_nobody_waits_for_long_for_a_return_that_is_not_told(away: Away, m
 async def test_nobody_waits_for_long_because_it_could_not_be_read_what_was_missed(
     away: Away, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.absence.MAX_HELD_SECONDS", 0.01)
+    monkeypatch.setattr("adapters.conversations.absence.MAX_HELD_SECONDS", 0.01)
     async with returning(away, error):
         away.dispatcher.posted(post("1", thread="t", is_mention=True))
         await away.asked("1")

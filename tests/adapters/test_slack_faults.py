@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from adapters.base import AnswerText
-from adapters.dispatcher import Dispatcher
+from adapters.conversations.dispatcher import Dispatcher
 from tests.adapters.slack_world import SlackWorld, block_types, running, slack_world, within
 from tests.loopbacks.slack.socket_mode import DisconnectReason
 

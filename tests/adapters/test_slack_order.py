@@ -7,7 +7,7 @@ from functools import partialmethod
 
 import pytest
 
-from adapters.dispatcher import Dispatcher
+from adapters.conversations.dispatcher import Dispatcher
 from tests.adapters.slack_world import IMAGE, SlackWorld, slack_world, within
 from tests.loopbacks.slack.payloads import mention_event, message_event
 

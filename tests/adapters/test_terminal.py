@@ -30,8 +30,8 @@ from adapters.base import (
     ThreadKey,
     Waiting,
 )
-from adapters.phrases import waiting_sentence
 from adapters.terminal import TerminalAdapter, _prompt, ask_once, image_problem, printable
+from adapters.text.phrases import waiting_sentence
 
 DONE = Ended(AnswerStatus.COMPLETE)
 

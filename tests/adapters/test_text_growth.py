@@ -19,9 +19,9 @@ import pytest
 
 import adapters
 from adapters.discord.surface import cut_at_sentence
-from adapters.links import drop_links, find_links
-from adapters.markdown import heal, split_pages
 from adapters.slack.markup import fallback, harmless, to_plain
+from adapters.text.links import drop_links, find_links
+from adapters.text.markdown import heal, split_pages
 from adapters.web.origin import origin_of, origin_of_host
 from adapters.web.uploads import clean_file_name
 
@@ -145,7 +145,11 @@ def test_a_pattern_reads_each_text_in_proportion_to_its_length(name: str) -> Non
 
 
 def test_the_patterns_are_found() -> None:
-    some = {"adapters.fences._FENCE.match", "adapters.slack.markup._MARK.sub", "adapters.discord.translate._CODE_OR_MENTION.sub"}
+    some = {
+        "adapters.text.fences._FENCE.match",
+        "adapters.slack.markup._MARK.sub",
+        "adapters.discord.translate._CODE_OR_MENTION.sub",
+    }
     assert some <= set(READERS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from adapters.absence import CatchUp
+from adapters.conversations.absence import CatchUp
 from adapters.platform import Host
 from adapters.web.platform import PLATFORM
 from adapters.web.server import WebAdapter

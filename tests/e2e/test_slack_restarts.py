@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.read_back import TOO_MANY_AT_ONCE
+from adapters.conversations.read_back import TOO_MANY_AT_ONCE
 from tests.e2e.dictated_model import DictatedModel
 from tests.e2e.test_slack_program import end
 from tests.e2e.test_slack_program_faults import BEGINNING, IMAGE, World

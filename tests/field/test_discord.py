@@ -8,8 +8,8 @@ import pytest
 
 from adapters.base import AnswerText, Attachment, AttachmentError
 from adapters.discord.surface import MAX_MESSAGE_CHARS, NOT_ALLOWED_HERE, NOT_TAKEN, render
-from adapters.markdown import heal, split_pages
 from adapters.surface import Page
+from adapters.text.markdown import heal, split_pages
 from tests.adapters.discord_world import ME, World, world
 from tests.loopbacks.discord.payloads import ANN, GUILD, Payload, user_payload
 

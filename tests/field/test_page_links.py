@@ -1,6 +1,6 @@
 """FIELD: the page's text. What people write around a link, and where the link ends.
 
-The links are found in one place (adapters/links.py) for the page, the terminal, Slack and Discord.
+The links are found in one place (adapters/text/links.py) for the page, the terminal, Slack and Discord.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.discord.threads import thread_name
-from adapters.links import find_links
 from adapters.slack.markup import to_plain
+from adapters.text.links import find_links
 from bot.images import ImageReader, without_links
 
 PICTURE = "https://site.example/pic.png"

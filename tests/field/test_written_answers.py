@@ -9,11 +9,11 @@ import pytest
 
 from adapters.base import AnswerText
 from adapters.discord.surface import MAX_MESSAGE_CHARS, render
-from adapters.markdown import heal, split_pages
 from adapters.slack.blocks import Layout, page_blocks
 from adapters.slack.markup import harmless
 from adapters.slack.surface import MAX_PAGE_CHARS
 from adapters.surface import Page
+from adapters.text.markdown import heal, split_pages
 from tests.adapters.slack_world import slack_world
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"

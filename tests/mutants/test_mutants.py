@@ -33,7 +33,7 @@ def test_every_module_has_its_share() -> None:
 
 
 def test_the_same_seed_takes_the_same_faults_and_another_one_others() -> None:
-    paths = ["bot/history.py", "adapters/pace.py"]
+    paths = ["bot/history.py", "adapters/conversations/pace.py"]
     faults = sample(paths, 10, 1)
     assert {fault.path for fault in faults} == set(paths)
     assert len({fault.text for fault in faults}) == len(faults)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from adapters.access import Access
 from adapters.base import Author, ThreadHandler, ThreadKey
 from adapters.bounded import BoundedDict, BoundedSet
-from adapters.forgotten import Forgotten
-from adapters.mailbox import Conversation
+from adapters.conversations.forgotten import Forgotten
+from adapters.conversations.mailbox import Conversation
 from adapters.post import Post
 
 _MAX_REMEMBERED = 10_000

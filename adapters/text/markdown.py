@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from adapters.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, num_closing_chars, opened_by, pieces, settled
-from adapters.tables import AlignedTable, Table, table_begun_by
+from adapters.text.fences import MAX_MARKER, Fence, begins_with_marker, is_closed_by, num_closing_chars, opened_by, pieces, settled
+from adapters.text.tables import AlignedTable, Table, table_begun_by
 
 MIN_PAGE_CHARS = 64
 _RESERVE = MAX_MARKER + 2  # for closing a code block

@@ -18,22 +18,22 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import assert_never
 
-from adapters.absence import Absence, CatchUp, ReadMissed
 from adapters.access import Access
-from adapters.backlog import Backlog
 from adapters.backoff import until_done, until_reached
 from adapters.base import Answer, Attachment, Author, IncomingMessage, PlatformTurn, ThreadHandler, ThreadKey
 from adapters.bounded import BoundedDict
-from adapters.forgotten import Forgotten
-from adapters.mailbox import MAX_IN_ALL, MAX_POSTS, Conversation, Mailboxes
-from adapters.pace import Pace
-from adapters.phrases import quota_sentence
+from adapters.conversations.absence import Absence, CatchUp, ReadMissed
+from adapters.conversations.backlog import Backlog
+from adapters.conversations.forgotten import Forgotten
+from adapters.conversations.mailbox import MAX_IN_ALL, MAX_POSTS, Conversation, Mailboxes
+from adapters.conversations.pace import Pace
+from adapters.conversations.read_back import ReadBack
+from adapters.conversations.routing import Begins, Continues, MessageId, NotForUs, Router, SeenBefore
+from adapters.conversations.screen import Screen, typing
 from adapters.post import Platform, Post
-from adapters.read_back import ReadBack
-from adapters.routing import Begins, Continues, MessageId, NotForUs, Router, SeenBefore
-from adapters.screen import Screen, typing
 from adapters.surface import Control, DestinationGone, Surface
 from adapters.tasks import Tasks
+from adapters.text.phrases import quota_sentence
 
 log = logging.getLogger(__name__)
 

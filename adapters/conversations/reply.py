@@ -18,10 +18,10 @@ from enum import StrEnum
 from typing import assert_never
 
 from adapters.base import Answer, AnswerStatus, AnswerText, Ended, Notice, ThreadHandler, Waiting
-from adapters.markdown import heal, literal, split_pages
-from adapters.pace import Pace
-from adapters.phrases import waiting_sentence
+from adapters.conversations.pace import Pace
 from adapters.surface import Control, DestinationGone, Page, Surface, TooLong, TryLater
+from adapters.text.markdown import heal, literal, split_pages
+from adapters.text.phrases import waiting_sentence
 
 log = logging.getLogger(__name__)
 

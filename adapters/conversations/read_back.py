@@ -12,12 +12,12 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
-from adapters.backlog import Backlog, Left, Span
 from adapters.backoff import growing_waits
-from adapters.mailbox import Conversation, Mailboxes
-from adapters.pace import Pace
+from adapters.conversations.backlog import Backlog, Left, Span
+from adapters.conversations.mailbox import Conversation, Mailboxes
+from adapters.conversations.pace import Pace
+from adapters.conversations.routing import Router
 from adapters.post import Platform, Post
-from adapters.routing import Router
 from adapters.surface import DestinationGone, Page, TryLater
 from adapters.tasks import Tasks, without_words
 

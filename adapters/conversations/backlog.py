@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from adapters.bounded import BoundedDict, BoundedSet
-from adapters.mailbox import Conversation
+from adapters.conversations.mailbox import Conversation
+from adapters.conversations.routing import MessageId
 from adapters.post import Post
-from adapters.routing import MessageId
 
 MAX_LEFT = 1_000  # spans
 _MAX_FAILED = 10_000

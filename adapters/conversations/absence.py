@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from adapters.backlog import Backlog
 from adapters.backoff import growing_waits, until_done, until_reached
 from adapters.base import ThreadHandler, ThreadKey
-from adapters.mailbox import Conversation, Mailboxes
+from adapters.conversations.backlog import Backlog
+from adapters.conversations.mailbox import Conversation, Mailboxes
+from adapters.conversations.routing import Begins, Continues, Router
+from adapters.conversations.screen import Screen
 from adapters.post import Platform, Post
-from adapters.routing import Begins, Continues, Router
-from adapters.screen import Screen
 from adapters.surface import DestinationGone, TryLater
 from adapters.tasks import without_words
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from adapters.base import Answer, ThreadHandler
-from adapters.pace import Pace
-from adapters.reply import TYPING_SECONDS, show
+from adapters.conversations.pace import Pace
+from adapters.conversations.reply import TYPING_SECONDS, show
 from adapters.surface import DestinationGone, Surface, TryLater
 
 log = logging.getLogger(__name__)
